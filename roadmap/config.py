@@ -1,0 +1,136 @@
+"""From a command line to a typed RunSpec: Hydra composes, the spec checks, and here Hydra ends."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from roadmap import road
+from roadmap.data.catalogue import complete
+from roadmap.spec import NetworkSpec, RunSpec, SpecError, validate, validate_network
+
+CONFIG_ERRORS = (HydraException, OmegaConfBaseException, SpecError)
+
+
+def register() -> None:
+    """Make the schema known to Hydra. Call before composing; calling again does nothing new."""
+    store = ConfigStore.instance()
+    store.store(name="run_schema", node=RunSpec)
+    sweeper = {"_target_": "roadmap.study.Sweeper", "max_batch_size": None, "params": None}
+    store.store(group="hydra/sweeper", name="roadmap", node=sweeper)
+
+
+def compose(*overrides: str) -> RunSpec:
+    """The run that `python run_roadmap.py OVERRIDES` would make, checked.
+
+    >>> compose("+step=gelu", "base=resnet50", "data=imagenet", "data.root=/data").network.activation
+
+    Raises SpecError, in one line that names the field, for anything unknown, mistyped or impossible.
+    """
+    try:
+        return to_spec(compose_config(*overrides))
+    except CONFIG_ERRORS as error:
+        raise SpecError(one_line(error)) from error
+
+
+def compose_network(
+    step: str, base: str = "resnet50", num_classes: int = 1000, in_chans: int = 3, **network_fields: Any
+) -> NetworkSpec:
+    """The network of a step or variant, for 224-pixel images (stem stride 4) unless a field says otherwise.
+
+    Raises SpecError for an unknown step, base or field, and for a network that has no meaning.
+    """
+    try:
+        config = compose_config(f"+step={step}", f"base={base}", "data.stem_stride=4")
+        given = {"num_classes": num_classes, "in_chans": in_chans, **network_fields}
+        spec = OmegaConf.to_object(OmegaConf.merge(config, {"network": given})["network"])
+    except CONFIG_ERRORS as error:
+        raise SpecError(one_line(error)) from error
+    assert isinstance(spec, NetworkSpec)
+    validate_network(spec)
+    return spec
+
+
+def compose_config(*overrides: str) -> DictConfig:
+    register()
+    busy = GlobalHydra.instance().hydra  # a running Hydra application's own; give it back afterwards
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(road.CONF), version_base="1.3"):
+            return hydra_compose("config", list(overrides))
+    finally:
+        if busy is not None:
+            GlobalHydra.instance().initialize(busy)
+
+
+def to_spec(config: DictConfig) -> RunSpec:
+    """The typed, complete and checked spec of a composed config (Hydra's own section left aside).
+
+    What only the data's own folder knows (its number of classes) is filled in; the transforms stand in the order of
+    the road whatever order they were given in. Raises SpecError or OmegaConf's errors.
+    """
+    config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    spec = OmegaConf.to_object(config)
+    assert isinstance(spec, RunSpec)
+    road.refuse_conflicts(list(spec.transforms))
+    spec.transforms = {name: spec.transforms[name] for name in road.order(list(spec.transforms))}
+    spec.data = complete(spec.data)
+    if spec.network.num_classes is None:
+        spec.network.num_classes = spec.data.num_classes
+    validate(spec)
+    return spec
+
+
+def one_line(error: BaseException) -> str:
+    """Hydra's and OmegaConf's messages run over many lines; the user needs the field and what to do."""
+    cause: BaseException = error
+    while cause.__cause__ is not None and isinstance(cause.__cause__, CONFIG_ERRORS):
+        cause = cause.__cause__
+    if isinstance(cause, SpecError):
+        return str(cause)
+    outer, inner = str(error).strip(), str(cause).strip()
+    missing = re.search(r"Could not find '(\w+)/([^']*)'", outer)
+    if missing:
+        group, name = missing.groups()
+        known = re.findall(r"^\t(\S+)$", outer, flags=re.MULTILINE)
+        return f"{group}={name}: unknown; {_nearest(name, known)}"
+    key = re.search(r"full_key: (\S+)", inner)
+    text = re.sub(r"\s+", " ", inner.split("\n    full_key")[0])
+    unknown = re.search(r"Key '([^']*)' (?:not in|is not in struct)", inner)
+    if unknown:
+        path = key.group(1) if key else unknown.group(1)
+        return f"{path}: unknown field; {_nearest(path, _fields())}"
+    if key and key.group(1) not in text:
+        return f"{key.group(1)}: {text}"
+    if "not in the defaults list" in text or "No match in the defaults list" in text:
+        text = re.sub(r"Could not override '([^']*)'\.?", r"\1: unknown group.", text)
+    return text
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+
+
+def _fields() -> list[str]:
+    schema = OmegaConf.structured(RunSpec)
+    paths: list[str] = []
+
+    def walk(node: Any, prefix: str) -> None:
+        for key in node:
+            if OmegaConf.is_dict(node._get_node(key)) and not OmegaConf.is_missing(node, key):
+                walk(node[key], f"{prefix}{key}.")
+            else:
+                paths.append(prefix + str(key))
+
+    walk(schema, "")
+    return paths

@@ -1,0 +1,1 @@
+"""Images and labels: where they lie (`catalogue`), how they are read (`datasets`), how they reach a step (`loading`)."""

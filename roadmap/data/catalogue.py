@@ -1,0 +1,134 @@
+"""Where each dataset lies, and what can be known of it without reading an image (or importing torch)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from roadmap.spec import DataSpec, SpecError, require
+
+DEFAULT_ROOT = Path("data")  # below the working directory
+FASHION_FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+FASHION_DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
+
+# What torchvision's download leaves below data.root.
+DOWNLOADS = {
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+    "imagenette": "imagenette2-160",
+}
+FOLDERS = ("folder", "imagenet")
+SPLITS = {"train": ("train",), "test": ("val", "validation", "test")}
+
+
+def complete(data: DataSpec) -> DataSpec:
+    """Fill in what the data itself says: its folder and its number of classes.
+
+    Raises SpecError where the data is not there and cannot be downloaded, or is not what the fields say.
+    """
+    if data.name == "digits":
+        return data
+    if data.name in FOLDERS:
+        return _complete_folder(data)
+    if "/" in data.name:  # timm's datasets
+        what = f"give the number of classes of {data.name}"
+        require(data.num_classes is not None, "data.num_classes", "null", what)
+        streamed = data.name.startswith("wds/")
+        there = data.root is not None and Path(data.root).is_dir()
+        require(not streamed or there, "data.root", data.root, f"give the folder of {data.name}'s shards")
+        return data
+    if data.name not in (*DOWNLOADS, "fashion_mnist"):
+        names = ", ".join(["digits", "fashion_mnist", *DOWNLOADS, *FOLDERS])
+        raise SpecError(f"data.name={data.name}: unknown; there are {names}, and timm's, as hfds/OWNER/NAME")
+    data = replace(data, root=str(data.root or DEFAULT_ROOT / data.name))
+    if not is_present(data) and not data.download:
+        raise SpecError(f"data.root={data.root}: {data.name} is not there; put {_wanted(data)} there or download=true")
+    return data
+
+
+def is_present(data: DataSpec) -> bool:
+    """Whether the files of a downloadable dataset are on this machine."""
+    if data.name == "fashion_mnist":
+        return fashion_folder(data) is not None
+    return (Path(str(data.root)) / DOWNLOADS[data.name]).is_dir() if data.name in DOWNLOADS else True
+
+
+def fashion_folder(data: DataSpec) -> Path | None:
+    """The first folder that holds Fashion-MNIST's four idx files, plain or gzipped."""
+    names = [name for pair in FASHION_FILES.values() for name in pair]
+    root = Path(data.root or DEFAULT_ROOT / data.name)
+    for folder in (root, root / "FashionMNIST" / "raw", FASHION_DEBIAN):
+        if all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name in names):
+            return folder
+    return None
+
+
+def fetch(data: DataSpec) -> None:
+    """Download a dataset that is absent; raise SpecError, saying what to put where, if that fails."""
+    if is_present(data):
+        return
+    root = Path(str(data.root))
+    before = next(parent for parent in (root, *root.parents) if parent.exists())
+    print(f"downloading {data.name} to {root}", flush=True)
+    from torchvision import datasets
+
+    try:
+        if data.name == "fashion_mnist":
+            datasets.FashionMNIST(root, download=True)
+        elif data.name == "imagenette":
+            datasets.Imagenette(root, size="160px", download=True)
+        else:
+            kinds = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
+            kinds[data.name](root, download=True)
+    except Exception as error:
+        _remove_empty(root, before)
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        wanted = _wanted(data)
+        raise SpecError(f"data.root={root}: download failed ({reason}); put {wanted} there") from error
+
+
+def _wanted(data: DataSpec) -> str:
+    if data.name == "fashion_mnist":
+        return "Fashion-MNIST's four *-ubyte.gz files"
+    return f"the unpacked folder {DOWNLOADS[data.name]}"
+
+
+def _remove_empty(root: Path, keep: Path) -> None:
+    """Take away the empty folders that a failed download made, up to `keep`, which was there before."""
+    for folder in sorted((path for path in root.rglob("*") if path.is_dir()), reverse=True):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    while root != keep and root.is_dir() and not any(root.iterdir()):
+        root.rmdir()
+        root = root.parent
+
+
+def split_folder(data: DataSpec, split: str) -> Path:
+    """The folder of an ImageFolder's split ("train" or "test"). Raises SpecError where there is none."""
+    root = Path(data.root or ".")
+    named = data.train_split if split == "train" else data.test_split
+    tried = (named, *SPLITS[split])
+    for name in tried:
+        if (root / name).is_dir():
+            return root / name
+    raise SpecError(f"data.root={data.root}: has no folder {' or '.join(dict.fromkeys(tried))}")
+
+
+def _complete_folder(data: DataSpec) -> DataSpec:
+    layout = "the folder that holds train/ and val/, each with a folder per class"
+    require(data.root is not None, "data.root", "null", f"give {layout}")
+    require(Path(str(data.root)).is_dir(), "data.root", data.root, f"is not there; give {layout}")
+    classes = {}
+    for split in ("train", "test"):
+        folder = split_folder(data, split)
+        classes[split] = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        require(bool(classes[split]), "data.root", data.root, f"{folder} holds no folder per class")
+    same = classes["train"] == classes["test"]
+    require(same, "data.root", data.root, "the training and the test split have different class folders")
+    count = len(classes["train"])
+    fits = data.num_classes in (None, count)
+    require(fits, "data.num_classes", data.num_classes, f"{data.root} has {count} class folders")
+    return replace(data, num_classes=count)

@@ -1,0 +1,130 @@
+"""Datasets of (PIL image, label). Fashion-MNIST and digits live in memory; the others are torchvision's and timm's."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset, Subset
+
+from roadmap.data.catalogue import FASHION_FILES, FOLDERS, fashion_folder, fetch, split_folder
+from roadmap.spec import BudgetSpec, DataSpec, SpecError
+
+
+class Splits(NamedTuple):
+    train: Dataset[Any]
+    test: Dataset[Any]
+
+
+class ImageArray(Dataset[Any]):
+    """Images in memory: uint8 (N,H,W) grey or (N,H,W,3) colour, labels (N,)."""
+
+    def __init__(self, images: np.ndarray, targets: np.ndarray) -> None:
+        self.images, self.targets = images, targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.images[index]), int(self.targets[index])
+
+
+def load(data: DataSpec, budget: BudgetSpec) -> Splits:
+    """The training and the test split, cut to the budget. Raises SpecError where the data is not as its fields say."""
+    fetch(data)
+    train, test = _load(data)
+    return Splits(_cut(train, budget.train_images, "train"), _cut(test, budget.test_images, "test"))
+
+
+def _load(data: DataSpec) -> Splits:
+    if data.name == "digits":
+        return digits()
+    if data.name == "fashion_mnist":
+        folder = fashion_folder(data)
+        assert folder is not None
+        return Splits(*(fashion_mnist(folder, split) for split in ("train", "test")))
+    if "/" in data.name:
+        return _timm(data)
+    from torchvision import datasets
+
+    root = str(data.root)
+    if data.name in FOLDERS:
+        return Splits(*(datasets.ImageFolder(str(split_folder(data, split))) for split in ("train", "test")))
+    if data.name == "imagenette":
+        return Splits(*(datasets.Imagenette(root, split, "160px") for split in ("train", "val")))
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[data.name]
+    return Splits(kind(root, train=True), kind(root, train=False))
+
+
+def digits() -> Splits:
+    """1,437 training and 360 test images of 8x8, the same share of each class in both, always the same split."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    source = load_digits()
+    images = np.rint(source.images * (255 / 16)).astype(np.uint8)  # 0..16 levels
+    parts = train_test_split(images, source.target, test_size=360, stratify=source.target, random_state=0)
+    return Splits(ImageArray(parts[0], parts[2]), ImageArray(parts[1], parts[3]))
+
+
+def fashion_mnist(folder: Path, split: str) -> ImageArray:
+    """28x28 images, padded with black to 32x32 so that they halve evenly."""
+    image_file, label_file = FASHION_FILES[split]
+    images, labels = _read_idx(folder / image_file), _read_idx(folder / label_file)
+    if images.ndim != 3 or images.shape[1:] != (28, 28) or len(images) != len(labels):
+        raise SpecError(f"data.root={folder}: {image_file} and {label_file} do not hold 28x28 images and their labels")
+    return ImageArray(np.pad(images, ((0, 0), (2, 2), (2, 2))), labels)
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """A file of the MNIST format: 2 zero bytes, type 8 (uint8), number of dimensions, big-endian sizes, data."""
+    try:
+        raw = path.read_bytes() if path.is_file() else gzip.decompress(path.with_name(path.name + ".gz").read_bytes())
+        sizes = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
+        if raw[:3] != b"\x00\x00\x08":
+            raise ValueError("wrong magic number")
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
+    except (OSError, EOFError, ValueError, IndexError) as error:
+        raise SpecError(f"data.root={path.parent}: {path.name} is not a readable idx file ({error})") from error
+
+
+def _timm(data: DataSpec) -> Splits:
+    from timm.data import create_dataset
+
+    mode = "L" if data.in_chans == 1 else "RGB"
+    parts = []
+    for split, training in ((data.train_split, True), (data.test_split, False)):
+        try:
+            part = create_dataset(
+                data.name,
+                root=data.root,
+                split=split,
+                is_training=training,
+                input_img_mode=mode,
+                num_samples=data.num_train if training else None,
+            )
+        except ImportError as error:
+            prefix = data.name.split("/")[0]
+            raise SpecError(f"data.name={data.name}: {error}; install the extra {prefix}") from error
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise SpecError(f"data.name={data.name}: timm cannot open split {split} ({reason})") from error
+        parts.append(part)
+    return Splits(*parts)
+
+
+def _cut(dataset: Dataset[Any], count: int | None, split: str) -> Dataset[Any]:
+    """The first `count` images of every dataset, evenly over the classes where the labels are at hand."""
+    if count is None:
+        return dataset
+    if isinstance(dataset, IterableDataset):
+        raise SpecError(f"budget.{split}_images={count}: a streamed dataset cannot be cut; set it to null")
+    size = len(dataset)  # type: ignore[arg-type]
+    if count > size:
+        raise SpecError(f"budget.{split}_images={count}: there are only {size}")
+    targets = getattr(dataset, "targets", None)
+    by_class = np.arange(size) if targets is None else np.argsort(np.asarray(targets), kind="stable")
+    return Subset(dataset, by_class[np.arange(count) * size // count].tolist())

@@ -1,0 +1,172 @@
+"""A run's record: one JSON file with all that made the run and all that came of it. Needs neither torch nor Hydra.
+
+experiments/STUDY/NAME-HASH-seedN/ holds record.json, correct.npy (per test image: was it right?) and model.pt. The hash
+is of everything that decides the result, so the same command finds its record again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from enum import Enum
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from roadmap import road
+from roadmap.spec import RunSpec
+
+FORMAT = 1  # of the record, and of what a config means: raising it sets old records aside
+COMPLETED, DIVERGED, FAILED = "completed", "diverged", "failed"
+FINISHED = (COMPLETED, DIVERGED)  # running it again would give the same; a failed run is tried again
+PACKAGES = ("torch", "torchvision", "timm", "hydra-core", "numpy", "pillow", "scikit-learn", "roadmap")
+
+
+def config_of(spec: RunSpec) -> dict[str, Any]:
+    """The resolved config as plain values."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Enum):
+            return value.value
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list) else value
+
+    config: dict[str, Any] = plain(dataclasses.asdict(spec))
+    return config
+
+
+def config_hash(spec: RunSpec) -> str:
+    """Of what decides the result besides the seed: not where things lie, what they are called, or who computes."""
+    config = config_of(spec)
+    for name in ("seed", "study", "device", "force", "out", "reports", "base"):
+        del config[name]
+    for name in ("root", "download", "workers", "quick_epochs", "quick_batch_size"):
+        del config["data"][name]
+    config["transforms"] = sorted(config["transforms"])
+    text = json.dumps([FORMAT, config], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def study_folder(spec: RunSpec) -> Path:
+    return Path(spec.out) / spec.study
+
+
+def run_folder(spec: RunSpec) -> Path:
+    name = road.name_of(list(spec.transforms))
+    return study_folder(spec) / f"{name[:80]}-{config_hash(spec)}-seed{spec.seed}"
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The record in a run's folder; None where there is none that can be read."""
+    try:
+        content = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and content.get("format") == FORMAT else None
+
+
+def finished(spec: RunSpec) -> dict[str, Any] | None:
+    """The record of this very run, if it need not be run again."""
+    record = read(run_folder(spec))
+    return record if record is not None and record["status"] in FINISHED else None
+
+
+def start(spec: RunSpec, command: str) -> dict[str, Any]:
+    """The part of the record that is known before the run."""
+    transforms = [{"name": name, **dataclasses.asdict(info)} for name, info in spec.transforms.items()]
+    names = list(spec.transforms)
+    return {
+        "format": FORMAT,
+        "name": road.name_of(names),
+        "label": road.label_of(names),
+        "study": spec.study,
+        "seed": spec.seed,
+        "base": spec.base.name,
+        "data": spec.data.name,
+        "transforms": transforms,
+        "status": FAILED,
+        "error": None,
+        "config_hash": config_hash(spec),
+        "config": config_of(spec),
+        "command": command,
+        "versions": versions(),
+        "git": git(),
+        "host": {"platform": platform.platform(), "cpu": cpu_name(), "cores": os.cpu_count()},
+    }
+
+
+def write(folder: Path, record: dict[str, Any]) -> None:
+    """Atomically: whoever reads sees the old record or the new one, never half of one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # NaN and infinity are not JSON; a diverged run's loss is null.
+    text = json.dumps(_finite(record), indent=1, allow_nan=False, ensure_ascii=False)
+    write_bytes(folder / "record.json", text.encode() + b"\n")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value
+
+
+@cache
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def git() -> dict[str, Any]:
+    """The commit of the checkout that this code runs from, and whether it was changed since; nulls outside of one."""
+    folder = road.CONF.parent
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    if ask("ls-files", "--error-unmatch", str(road.CONF / "config.yaml")) is None:
+        return {"commit": None, "dirty": None}
+    status = ask("status", "--porcelain", "--untracked-files=no")
+    return {"commit": ask("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+@cache
+def cpu_name() -> str:
+    if sys.platform == "linux":
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,25 @@
+"""Randomness is addressed, not streamed: every draw is a function of (seed, what for, epoch, step or image).
+
+Nothing depends on what was drawn before, so that a run can be repeated, and resumed, from any step on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import numpy as np
+import torch
+
+
+def derive(seed: int, *address: int | str) -> int:
+    """A 63-bit seed for one address, as `derive(seed, "step", epoch, step)`."""
+    digest = hashlib.blake2b(repr((seed, *address)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def seed_all(seed: int) -> None:
+    """Seed Python's, NumPy's and PyTorch's generators, all of which timm's transforms draw from."""
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.manual_seed(seed)

@@ -1,0 +1,316 @@
+"""The typed description of one run: what Hydra composes, what every other room reads.
+
+Every section is a plain dataclass and doubles as the Hydra schema, so an unknown key or a value of the wrong kind
+is refused while composing. `validate` refuses what is well typed but impossible; each message names its field.
+Fields that a preset leaves to the data (`num_classes` of an image folder, say) are None until they are known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from math import isfinite
+from typing import Any
+
+MISSING: Any = "???"  # OmegaConf's mark for a value that a preset has to give
+
+
+class Stem(Enum):
+    """The first layers: ResNet's strided convolution (and max pooling), or one non-overlapping convolution."""
+
+    conv = "conv"
+    patchify = "patchify"
+
+
+class Norm(Enum):
+    batch_norm = "batch_norm"
+    layer_norm = "layer_norm"
+
+
+class Activation(Enum):
+    relu = "relu"
+    gelu = "gelu"
+
+
+class Init(Enum):
+    """Initial weights: torchvision's ResNet (Kaiming normal, fan out) or Table 5 (truncated normal, std 0.02)."""
+
+    kaiming = "kaiming"
+    trunc_normal = "trunc_normal"
+
+
+class Optimizer(Enum):
+    sgd = "sgd"
+    adamw = "adamw"
+
+
+class Schedule(Enum):
+    cosine = "cosine"
+    step = "step"
+
+
+class Device(Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Precision(Enum):
+    """Arithmetic of the forward and backward pass; parameters are always float32."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+@dataclass
+class TransformInfo:
+    """What a transform says of itself; the key in `RunSpec.transforms` is its name."""
+
+    label: str = MISSING
+    section: str = ""  # of the paper
+    variant: bool = False  # tried at a station, not on the path to the next
+    needs: list[str] = field(default_factory=list)  # transforms without which it has no meaning
+
+
+@dataclass
+class BaseSpec:
+    """The numbers that the transforms reach for, so that the same transforms serve every base."""
+
+    name: str = MISSING
+    depths: list[int] = MISSING  # blocks per stage of the ResNet
+    width: int = MISSING  # channels of its first stage
+    swin_depths: list[int] = MISSING  # `stage_ratio` puts these depths ...
+    swin_width: int = MISSING  # ... and this width (84 in the ResNet-200 regime, else that of the ResNet)
+    wide_width: int = MISSING  # `increase_width` puts this one
+    start_width: int = MISSING  # the width before `increase_width`: `width`, or `swin_width` after `stage_ratio`
+    drop_path: float = 0.0  # highest stochastic depth rate in the enhanced recipe
+    paper_table: int | None = None  # 10 or 11: the table of the paper whose regime this base is, or scales down
+
+
+@dataclass
+class NetworkSpec:
+    """One network of the road. Widths are in channels; `w` below is `width` times 2 ** stage."""
+
+    depths: list[int] = MISSING  # blocks in each of the four stages
+    width: int = MISSING  # w of the first stage
+    stem: Stem = Stem.conv
+    stem_stride: int = 4  # total stride of the stem: 4, 2 or 1
+    depthwise: bool = False  # groups of the spatial convolution = its channels
+    inverted_bottleneck: bool = False  # block widths w -> 4w -> w instead of 4w -> w -> 4w
+    spatial_first: bool = False  # block order spatial, 1x1, 1x1 instead of 1x1, spatial, 1x1
+    kernel_size: int = 3  # of the spatial convolution; odd
+    activation: Activation = Activation.relu
+    fewer_activations: bool = False  # one per block, before its last 1x1; none in the stem
+    fewer_norms: bool = False  # one per block, before its first 1x1
+    norm: Norm = Norm.batch_norm
+    separate_downsampling: bool = False  # norm and 2x2 stride-2 convolution between stages; norm after pooling
+    layer_scale: float | None = None  # initial scale of each residual branch; None: no layer scale
+    drop_path: float = 0.0  # stochastic depth of the last block, rising linearly from 0 at the first
+    init: Init = Init.kaiming
+    num_classes: int | None = None
+    in_chans: int = 3  # 1 grey, 3 colour
+
+
+@dataclass
+class RecipeSpec:
+    """How a network is trained, at the paper's own scale; `budget` says how much of it a run gets."""
+
+    name: str = MISSING
+    epochs: float = MISSING
+    warmup_epochs: float = 0.0  # linear, from 0
+    batch_size: int = MISSING  # images per step, all devices together
+    optimizer: Optimizer = MISSING
+    lr: float = MISSING  # at `batch_size`
+    momentum: float = 0.9  # SGD
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # AdamW
+    weight_decay: float = MISSING
+    decay_norms_and_biases: bool = False  # also norms, biases and layer scale
+    schedule: Schedule = MISSING
+    min_lr: float = 0.0  # end of the cosine, at `batch_size`
+    decay_epochs: float = 30.0  # step schedule: every so many epochs ...
+    decay_rate: float = 0.1  # ... times this
+    rand_augment: str | None = None  # timm's notation, as rand-m9-mstd0.5-inc1
+    mixup: float = 0.0  # Beta's alpha; 0: off
+    cutmix: float = 0.0  # Beta's alpha; 0: off
+    random_erasing: float = 0.0  # probability
+    label_smoothing: float = 0.0
+    drop_path: float = 0.0  # network.drop_path follows it
+    layer_scale: float | None = None  # network.layer_scale follows it
+    init: Init = Init.kaiming  # network.init follows it
+    interpolation: str = "bilinear"  # of resized training and test images
+    test_crop: float = 0.875  # share of the resized test image that the centre crop keeps
+
+
+@dataclass
+class BudgetSpec:
+    """How much of its recipe a run gets. None leaves the recipe's own value."""
+
+    name: str = MISSING
+    epochs: float | None = None  # of a recipe of 300; the others in proportion (a recipe of 90: 0.3 of it)
+    equal_epochs: bool = False  # every recipe gets `epochs`, whatever its own length
+    batch_size: int | None = None  # the learning rate follows linearly
+    lr_multiplier: dict[str, float] = field(default_factory=dict)  # per recipe name, after the linear rule
+    train_images: int | None = None  # use only so many training images, evenly over the classes
+    test_images: int | None = None
+    evaluations: int = 10  # points of the learning curve on the test set, spread over the run; the last epoch is one
+
+
+@dataclass
+class DataSpec:
+    name: str = MISSING
+    root: str | None = None  # folder of the data; None: where this dataset is usually put
+    download: bool = True  # where it is absent and can be downloaded
+    num_classes: int | None = None
+    in_chans: int = 3
+    image_size: int = MISSING  # side in pixels, training and test
+    stem_stride: int = 4  # network.stem_stride follows it
+    small_images: bool = False  # padded crop and flip instead of random resized crop; no test crop
+    crop_padding: int = 4  # pixels on each side, of that padded crop
+    flip: float = 0.5  # probability of a horizontal flip
+    mean: list[float] = MISSING  # per channel, of images in 0..1
+    std: list[float] = MISSING
+    train_split: str = "train"
+    test_split: str = "validation"
+    num_train: int | None = None  # images of a streamed (wds) training split, where its index does not say
+    workers: int | None = None  # loader processes; None: as many as this machine's cores allow
+    quick_epochs: float = 10.0  # what budget=quick gives this dataset
+    quick_batch_size: int = 128
+
+
+@dataclass
+class RunSpec:
+    network: NetworkSpec = field(default_factory=NetworkSpec)
+    recipe: RecipeSpec = field(default_factory=RecipeSpec)
+    budget: BudgetSpec = field(default_factory=BudgetSpec)
+    data: DataSpec = field(default_factory=DataSpec)
+    base: BaseSpec = field(default_factory=BaseSpec)
+    transforms: dict[str, TransformInfo] = field(default_factory=dict)
+    seed: int = 0
+    study: str = "single"
+    device: Device = Device.auto
+    precision: Precision = Precision.auto
+    weights: str | None = None  # timm/NAME or a file: start from these
+    new_head: bool = False  # with `weights` of another number of classes: a fresh classifier
+    deterministic: bool = False
+    force: bool = False  # run again though the record is there
+    out: str = "experiments"  # runs go below out/study/
+    reports: str = "reports"  # reports go to reports/study/
+
+
+class SpecError(ValueError):
+    """A setting that has no meaning: one line that names the field and what to do."""
+
+
+def require(holds: bool, field_name: str, value: object, what: str) -> None:
+    """Raise SpecError unless `holds`."""
+    if not holds:
+        shown = value.value if isinstance(value, Enum) else value
+        raise SpecError(f"{field_name}={shown}: {what}")
+
+
+def validate_network(spec: NetworkSpec) -> None:
+    """Raise SpecError where the network has no meaning."""
+    require(len(spec.depths) == 4, "network.depths", spec.depths, "give the blocks of the four stages")
+    require(min(spec.depths) >= 1, "network.depths", spec.depths, "every stage needs a block")
+    require(spec.width >= 1, "network.width", spec.width, "must be a positive number of channels")
+    require(spec.stem_stride in (1, 2, 4), "network.stem_stride", spec.stem_stride, "must be 1, 2 or 4")
+    odd = spec.kernel_size >= 1 and spec.kernel_size % 2 == 1
+    require(odd, "network.kernel_size", spec.kernel_size, "must be a positive odd number")
+    moved = not spec.spatial_first or spec.depthwise
+    require(moved, "network.spatial_first", True, "only a depthwise convolution moves up: set network.depthwise=true")
+    _fraction(spec.drop_path, "network.drop_path")
+    if spec.layer_scale is not None:
+        _positive(spec.layer_scale, "network.layer_scale")
+    classes = spec.num_classes is not None and spec.num_classes >= 1
+    require(classes, "network.num_classes", spec.num_classes, "must be a positive number of classes")
+    require(spec.in_chans >= 1, "network.in_chans", spec.in_chans, "must be a positive number of channels")
+
+
+def validate(spec: RunSpec) -> None:
+    """Raise SpecError, before anything is built or written, where the run is impossible or contradicts itself."""
+    _validate_transforms(spec)
+    validate_network(spec.network)
+    _validate_recipe(spec.recipe)
+    _validate_budget(spec)
+    _validate_data(spec)
+    require(spec.seed >= 0, "seed", spec.seed, "must not be negative")
+    for name in ("study", "out", "reports"):
+        require(bool(getattr(spec, name).strip()), name, repr(getattr(spec, name)), "must not be empty")
+    require(spec.weights is not None or not spec.new_head, "new_head", True, "goes with weights=...")
+
+
+def _validate_transforms(spec: RunSpec) -> None:
+    for name, info in spec.transforms.items():
+        for needed in info.needs:
+            if needed not in spec.transforms:
+                raise SpecError(f"transform={name}: {name} needs {needed}; add it, or leave {name} out")
+
+
+def _validate_recipe(recipe: RecipeSpec) -> None:
+    for name in ("epochs", "lr", "decay_epochs", "decay_rate"):
+        _positive(getattr(recipe, name), f"recipe.{name}")
+    for name in ("weight_decay", "mixup", "cutmix", "min_lr"):
+        _positive(getattr(recipe, name), f"recipe.{name}", zero=True)
+    for name in ("momentum", "random_erasing", "label_smoothing", "drop_path"):
+        _fraction(getattr(recipe, name), f"recipe.{name}")
+    require(0 < recipe.test_crop <= 1, "recipe.test_crop", recipe.test_crop, "must be above 0 and at most 1")
+    require(recipe.batch_size >= 1, "recipe.batch_size", recipe.batch_size, "must be positive")
+    betas = len(recipe.betas) == 2 and all(0 <= beta < 1 for beta in recipe.betas)
+    require(betas, "recipe.betas", recipe.betas, "must be two numbers from 0 to below 1")
+    warm = 0 <= recipe.warmup_epochs < recipe.epochs
+    require(warm, "recipe.warmup_epochs", recipe.warmup_epochs, f"must be from 0 to below recipe.epochs={recipe.epochs}")
+    known = recipe.interpolation in ("nearest", "bilinear", "bicubic")
+    require(known, "recipe.interpolation", recipe.interpolation, "must be nearest, bilinear or bicubic")
+    augment = recipe.rand_augment is None or recipe.rand_augment.startswith("rand-")
+    require(augment, "recipe.rand_augment", recipe.rand_augment, "write it as timm does: rand-m9-mstd0.5-inc1, or null")
+
+
+def _validate_budget(spec: RunSpec) -> None:
+    budget, recipe = spec.budget, spec.recipe
+    if budget.epochs is not None:
+        _positive(budget.epochs, "budget.epochs")
+    batch_size = recipe.batch_size if budget.batch_size is None else budget.batch_size
+    require(batch_size >= 1, "budget.batch_size", batch_size, "must be positive")
+    pairs = batch_size % 2 == 0 or not (recipe.mixup or recipe.cutmix)
+    require(pairs, "budget.batch_size", batch_size, "Mixup and CutMix pair the images of a batch: make it even")
+    for name in ("train_images", "test_images"):
+        value = getattr(budget, name)
+        require(value is None or value >= 1, f"budget.{name}", value, "must be positive, or null for all")
+    require(budget.evaluations >= 1, "budget.evaluations", budget.evaluations, "the last epoch is evaluated: at least 1")
+    for name, factor in budget.lr_multiplier.items():
+        _positive(factor, f"budget.lr_multiplier.{name}")
+
+
+def _validate_data(spec: RunSpec) -> None:
+    data, network = spec.data, spec.network
+    require(data.image_size >= 1, "data.image_size", data.image_size, "must be a positive number of pixels")
+    smallest = 8 * network.stem_stride
+    what = f"the last map would be below 1x1; use {smallest} or more, or a smaller network.stem_stride"
+    what += f" than {network.stem_stride}"
+    require(data.image_size >= smallest, "data.image_size", data.image_size, what)
+    require(data.in_chans in (1, 3), "data.in_chans", data.in_chans, "must be 1 (grey) or 3 (colour)")
+    same = f"the images have {data.in_chans}; set data.in_chans instead"
+    require(network.in_chans == data.in_chans, "network.in_chans", network.in_chans, same)
+    fits = data.num_classes is None or network.num_classes == data.num_classes
+    require(fits, "network.num_classes", network.num_classes, f"data={data.name} has {data.num_classes} classes")
+    require(data.crop_padding >= 0, "data.crop_padding", data.crop_padding, "must not be negative")
+    _fraction(data.flip, "data.flip", one=True)
+    for name in ("mean", "std"):
+        values = getattr(data, name)
+        # A colour preset read as grey (data.in_chans=1) keeps its three numbers: their mean serves.
+        counts = len(values) in (1, data.in_chans) or data.in_chans == 1
+        require(counts, f"data.{name}", values, f"give 1 or {data.in_chans} numbers, one per channel")
+    require(min(data.std) > 0, "data.std", data.std, "must be positive")
+    require(data.workers is None or data.workers >= 0, "data.workers", data.workers, "must not be negative")
+
+
+def _positive(value: float, name: str, *, zero: bool = False) -> None:
+    holds = isfinite(value) and (value > 0 or (zero and value == 0))
+    require(holds, name, value, "must not be negative" if zero else "must be positive")
+
+
+def _fraction(value: float, name: str, *, one: bool = False) -> None:
+    holds = 0 <= value < 1 or (one and value == 1)
+    require(holds, name, value, "must be from 0 to 1" if one else "must be from 0 to below 1")
