@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import difflib
 import re
 from typing import Any
@@ -11,7 +13,7 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from roadmap import road
@@ -25,7 +27,7 @@ def register() -> None:
     """Make the schema known to Hydra. Call before composing; calling again does nothing new."""
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunSpec)
-    sweeper = {"_target_": "roadmap.study.Sweeper", "max_batch_size": None, "params": None}
+    sweeper = {"_target_": "hydra_plugins.roadmap.Sweeper", "params": None}
     store.store(group="hydra/sweeper", name="roadmap", node=sweeper)
 
 
@@ -38,7 +40,7 @@ def compose(*overrides: str) -> RunSpec:
     """
     try:
         return to_spec(compose_config(*overrides))
-    except CONFIG_ERRORS as error:
+    except (*CONFIG_ERRORS, ValueError) as error:
         raise SpecError(one_line(error)) from error
 
 
@@ -78,7 +80,10 @@ def to_spec(config: DictConfig) -> RunSpec:
     What only the data's own folder knows (its number of classes) is filled in; the transforms stand in the order of
     the road whatever order they were given in. Raises SpecError or OmegaConf's errors.
     """
-    config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    config = copy.deepcopy(config)
+    with read_write(config), open_dict(config):
+        config.pop("hydra", None)
+    _refuse_unknown_fields(config, RunSpec)
     spec = OmegaConf.to_object(config)
     assert isinstance(spec, RunSpec)
     road.refuse_conflicts(list(spec.transforms))
@@ -98,17 +103,17 @@ def one_line(error: BaseException) -> str:
     if isinstance(cause, SpecError):
         return str(cause)
     outer, inner = str(error).strip(), str(cause).strip()
-    missing = re.search(r"Could not find '(\w+)/([^']*)'", outer)
+    missing = re.search(r"Could not (?:find|load) '(\w+)/([^']*)'", outer)
     if missing:
         group, name = missing.groups()
-        known = re.findall(r"^\t(\S+)$", outer, flags=re.MULTILINE)
+        known = sorted(path.stem for path in (road.CONF / group).glob("*.yaml"))
         return f"{group}={name}: unknown; {_nearest(name, known)}"
     key = re.search(r"full_key: (\S+)", inner)
     text = re.sub(r"\s+", " ", inner.split("\n    full_key")[0])
     unknown = re.search(r"Key '([^']*)' (?:not in|is not in struct)", inner)
     if unknown:
         path = key.group(1) if key else unknown.group(1)
-        return f"{path}: unknown field; {_nearest(path, _fields())}"
+        return _unknown_field(path)
     if key and key.group(1) not in text:
         return f"{key.group(1)}: {text}"
     if "not in the defaults list" in text or "No match in the defaults list" in text:
@@ -116,21 +121,33 @@ def one_line(error: BaseException) -> str:
     return text
 
 
+def _refuse_unknown_fields(config: DictConfig, schema: type, prefix: str = "") -> None:
+    """`+network.widht=3` adds a key that the schema does not have: Hydra lets it pass, we do not."""
+    known = {f.name for f in dataclasses.fields(schema)}
+    for key in map(str, config):
+        if key not in known:
+            raise SpecError(_unknown_field(prefix + key))
+        node = config._get_node(key)
+        kind = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
+        if isinstance(node, DictConfig) and dataclasses.is_dataclass(kind):
+            _refuse_unknown_fields(node, kind, f"{prefix}{key}.")
+
+
+def _unknown_field(path: str) -> str:
+    section = path.rpartition(".")[0]
+    known = _fields(section)
+    return f"{path}: unknown field; {_nearest(path, known) if known else f'add it as +{path}=...'}"
+
+
 def _nearest(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
 
 
-def _fields() -> list[str]:
+def _fields(section: str) -> list[str]:
+    """The paths of the fields in a section of the schema; of the sections themselves where there is none such."""
     schema = OmegaConf.structured(RunSpec)
-    paths: list[str] = []
-
-    def walk(node: Any, prefix: str) -> None:
-        for key in node:
-            if OmegaConf.is_dict(node._get_node(key)) and not OmegaConf.is_missing(node, key):
-                walk(node[key], f"{prefix}{key}.")
-            else:
-                paths.append(prefix + str(key))
-
-    walk(schema, "")
-    return paths
+    node = OmegaConf.select(schema, section) if section else schema
+    if not OmegaConf.is_config(node):
+        section, node = "", schema
+    return [f"{section}.{key}" if section else str(key) for key in node]

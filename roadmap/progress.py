@@ -26,15 +26,16 @@ def duration(seconds: float) -> str:
 class RunProgress:
     """Epochs and steps of one run: what is left, the loss, training images/s."""
 
-    def __init__(self, epochs: int, steps_per_epoch: int, batch_size: int, name: str) -> None:
+    def __init__(self, epochs: int, steps_per_epoch: int, batch_size: int, title: str = "") -> None:
+        self.title = title
         self.epochs, self.steps, self.batch_size = epochs, steps_per_epoch, batch_size
         self.started = self.last_line = time.perf_counter()
         self.test: float | None = None  # top-1 of the last evaluation, percent
         self.live: Progress | None = None
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and not title:  # several runs at once write lines
             columns = (TextColumn("  {task.description}"), BarColumn(), TimeRemainingColumn())
             self.live = Progress(*columns, console=Console(file=sys.stdout), transient=True)
-            self.task = self.live.add_task(name, total=epochs * steps_per_epoch)
+            self.task = self.live.add_task("", total=epochs * steps_per_epoch)
 
     def __enter__(self) -> RunProgress:
         if self.live is not None:
@@ -57,4 +58,4 @@ class RunProgress:
             self.live.update(self.task, completed=done, description=text)
         elif now - self.last_line > LINE_SECONDS:
             self.last_line = now
-            say(f"  {text} · {duration((now - self.started) * (total / done - 1))} left")
+            say(f"{self.title or ' '} {text} · {duration((now - self.started) * (total / done - 1))} left")

@@ -50,16 +50,17 @@ class BatchAugment:
     Random erasing draws for each image; Mixup or CutMix, one of the two with even odds, for the whole batch.
     """
 
-    def __init__(self, data: spec.DataSpec, recipe: spec.RecipeSpec, num_classes: int, device: torch.device) -> None:
+    def __init__(self, run: spec.RunSpec, device: torch.device) -> None:
+        data, recipe, share = run.data, run.recipe, run.budget.regularization
         self.device = device
         self.mean, self.std = (stat.to(device) for stat in channel_stats(data))
         self.erase = None
-        if recipe.random_erasing > 0:
-            self.erase = RandomErasing(recipe.random_erasing, mode="pixel", device=device)
+        if recipe.random_erasing * share > 0:
+            self.erase = RandomErasing(recipe.random_erasing * share, mode="pixel", device=device)
         self.mixup = None
         if recipe.mixup > 0 or recipe.cutmix > 0:
-            smoothing = recipe.label_smoothing
-            self.mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=smoothing, num_classes=num_classes)
+            smooth = {"label_smoothing": recipe.label_smoothing, "num_classes": run.network.num_classes}
+            self.mixup = Mixup(recipe.mixup, recipe.cutmix, prob=share, **smooth)
 
     def normalize(self, images: Tensor) -> Tensor:
         images = images.to(self.device, non_blocking=True).float()

@@ -46,7 +46,7 @@ def config_of(spec: RunSpec) -> dict[str, Any]:
 def config_hash(spec: RunSpec) -> str:
     """Of what decides the result besides the seed: not where things lie, what they are called, or who computes."""
     config = config_of(spec)
-    for name in ("seed", "study", "device", "force", "out", "reports", "base"):
+    for name in ("seed", "study", "device", "parallel", "save_weights", "force", "out", "reports", "base"):
         del config[name]
     for name in ("root", "download", "workers", "quick_epochs", "quick_batch_size"):
         del config["data"][name]

@@ -19,7 +19,14 @@ def derive(seed: int, *address: int | str) -> int:
 
 
 def seed_all(seed: int) -> None:
-    """Seed Python's, NumPy's and PyTorch's generators, all of which timm's transforms draw from."""
+    """Seed the generators of Python, NumPy and PyTorch on every device in use: timm's transforms draw from all three.
+
+    Not by `torch.manual_seed`, which formats a stack trace for each device that is not in use: 0.5 ms, per image.
+    """
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)

@@ -152,6 +152,7 @@ class BudgetSpec:
     equal_epochs: bool = False  # every recipe gets `epochs`, whatever its own length
     batch_size: int | None = None  # the learning rate follows linearly
     lr_multiplier: dict[str, float] = field(default_factory=dict)  # per recipe name, after the linear rule
+    regularization: float = 1.0  # share of batches mixed, of images RandAugmented and erased, of the recipe's own
     train_images: int | None = None  # use only so many training images, evenly over the classes
     test_images: int | None = None
     evaluations: int = 10  # points of the learning curve on the test set, spread over the run; the last epoch is one
@@ -188,15 +189,17 @@ class RunSpec:
     base: BaseSpec = field(default_factory=BaseSpec)
     transforms: dict[str, TransformInfo] = field(default_factory=dict)
     seed: int = 0
-    study: str = "single"
+    study: str = "runs"  # runs go below out/study/, the report to reports/study/
     device: Device = Device.auto
     precision: Precision = Precision.auto
     weights: str | None = None  # timm/NAME or a file: start from these
     new_head: bool = False  # with `weights` of another number of classes: a fresh classifier
-    deterministic: bool = False
+    deterministic: bool = False  # only algorithms that repeat to the bit (slower on a GPU)
+    parallel: int | None = None  # runs of a sweep at once on this machine; None: as many as serves
+    save_weights: bool = True  # model.pt beside the record, for weights=PATH
     force: bool = False  # run again though the record is there
-    out: str = "experiments"  # runs go below out/study/
-    reports: str = "reports"  # reports go to reports/study/
+    out: str = "experiments"
+    reports: str = "reports"
 
 
 class SpecError(ValueError):
@@ -238,6 +241,7 @@ def validate(spec: RunSpec) -> None:
     require(spec.seed >= 0, "seed", spec.seed, "must not be negative")
     for name in ("study", "out", "reports"):
         require(bool(getattr(spec, name).strip()), name, repr(getattr(spec, name)), "must not be empty")
+    require(spec.parallel is None or spec.parallel >= 1, "parallel", spec.parallel, "must be positive, or null")
     require(spec.weights is not None or not spec.new_head, "new_head", True, "goes with weights=...")
 
 
@@ -275,6 +279,7 @@ def _validate_budget(spec: RunSpec) -> None:
     require(batch_size >= 1, "budget.batch_size", batch_size, "must be positive")
     pairs = batch_size % 2 == 0 or not (recipe.mixup or recipe.cutmix)
     require(pairs, "budget.batch_size", batch_size, "Mixup and CutMix pair the images of a batch: make it even")
+    _fraction(budget.regularization, "budget.regularization", one=True)
     for name in ("train_images", "test_images"):
         value = getattr(budget, name)
         require(value is None or value >= 1, f"budget.{name}", value, "must be positive, or null for all")

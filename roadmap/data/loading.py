@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from timm.data import create_transform
 from timm.data.auto_augment import rand_augment_transform
-from timm.data.transforms import str_to_interp_mode, str_to_pil_interp
+from timm.data.transforms import RandomResizedCropAndInterpolation, str_to_interp_mode, str_to_pil_interp
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from torchvision import transforms
 
 from roadmap.seeds import derive, seed_all
-from roadmap.spec import DataSpec, RecipeSpec, SpecError
+from roadmap.spec import DataSpec, RecipeSpec, RunSpec, SpecError
 
 Transform = Callable[[Any], Tensor]  # PIL image -> uint8 C,H,W
 
@@ -31,11 +31,9 @@ class TrainLoader:
     datasets: on the workers too, each of which reads its own shards).
     """
 
-    def __init__(
-        self, images: Dataset[Any], data: DataSpec, recipe: RecipeSpec, *, batch_size: int, seed: int, workers: int
-    ) -> None:
-        self.batch_size, self.seed = batch_size, seed
-        transform = train_transform(data, recipe)
+    def __init__(self, images: Dataset[Any], run: RunSpec, batch_size: int, workers: int) -> None:
+        data, seed, self.batch_size = run.data, run.seed, batch_size
+        transform = train_transform(data, run.recipe, run.budget.regularization)
         self.streamed = isinstance(images, IterableDataset)
         source: Dataset[Any]
         if isinstance(images, IterableDataset):
@@ -141,11 +139,9 @@ class PlainStream(IterableDataset[Any]):
             yield self.transform(image.convert(self.mode)), label
 
 
-def test_loader(
-    images: Dataset[Any], data: DataSpec, recipe: RecipeSpec, *, batch_size: int, workers: int
-) -> DataLoader[Any]:
+def test_loader(images: Dataset[Any], run: RunSpec, batch_size: int, workers: int) -> DataLoader[Any]:
     """The whole test set once, in its own order: batches of (uint8 images N,C,H,W, labels N)."""
-    transform = test_transform(data, recipe)
+    data, transform = run.data, test_transform(run.data, run.recipe)
     if isinstance(images, IterableDataset):
         _set_workers(images, 1)  # one reader keeps the order
         return DataLoader(PlainStream(images, data, transform), batch_size=batch_size)
@@ -153,33 +149,27 @@ def test_loader(
     return DataLoader(source, batch_size=batch_size, num_workers=workers, persistent_workers=workers > 0)
 
 
-def train_transform(data: DataSpec, recipe: RecipeSpec) -> Transform:
-    """The recipe's augmentation of single images. Small images: crop of the padded image instead of a random resized
+def train_transform(data: DataSpec, recipe: RecipeSpec, share: float) -> Transform:
+    """The recipe's augmentation of single images, RandAugment for a `share` of them. Small images: crop of the padded image instead of a random resized
     crop, which would blow up a few pixels (He et al. 2016, section 4.2)."""
-    if not data.small_images:
-        return create_transform(
-            input_size=(data.in_chans, data.image_size, data.image_size),
-            is_training=True,
-            use_prefetcher=True,  # uint8; the batch is normalized on its device
-            hflip=data.flip,
-            color_jitter=None,
-            auto_augment=recipe.rand_augment,
-            interpolation=recipe.interpolation,
-            mean=tuple(_fill(data)),
-        )
-    steps: list[Any] = [
-        transforms.Resize((data.image_size, data.image_size), str_to_interp_mode(recipe.interpolation)),
-        transforms.RandomCrop(data.image_size, padding=data.crop_padding),
-        transforms.RandomHorizontalFlip(data.flip),
-    ]
-    if recipe.rand_augment is not None:
+    size, interpolation = data.image_size, recipe.interpolation
+    if data.small_images:
+        steps: list[Any] = [
+            transforms.Resize((size, size), str_to_interp_mode(interpolation)),
+            transforms.RandomCrop(size, padding=data.crop_padding),
+        ]
+    else:
+        steps = [RandomResizedCropAndInterpolation(size, interpolation=interpolation)]
+    steps.append(transforms.RandomHorizontalFlip(data.flip))
+    if recipe.rand_augment is not None and share > 0:
         grey_or_colour = tuple(round(255 * mean) for mean in _fill(data))
         hparams = {
             "translate_const": round(data.image_size * 0.45),  # timm's share of the image for RandAugment
             "img_mean": grey_or_colour if data.in_chans == 3 else grey_or_colour[0],
-            "interpolation": str_to_pil_interp(recipe.interpolation),
+            "interpolation": str_to_pil_interp(interpolation),
         }
-        steps.append(rand_augment_transform(recipe.rand_augment, hparams))
+        rand_augment = rand_augment_transform(recipe.rand_augment, hparams)
+        steps.append(transforms.RandomApply([rand_augment], share) if share < 1 else rand_augment)
     return transforms.Compose([*steps, transforms.PILToTensor()])
 
 

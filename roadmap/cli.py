@@ -1,0 +1,60 @@
+"""The command line: Hydra composes, the spec is checked, the run runs. Every user's mistake ends in one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from roadmap import record, road, study
+from roadmap.config import CONFIG_ERRORS, one_line, register, to_spec
+
+FAILED, MISTAKE, INTERRUPTED = 1, 2, 130  # exit codes: a run failed or diverged; nothing was started; Ctrl-C
+
+SHOW_ALL = "ROADMAP_FULL_ERROR"  # HYDRA_FULL_ERROR=1 as the user set it: show the traceback of a mistake
+
+
+def main() -> None:
+    """Run what the command line asks for and exit: 0, 1 if a run failed or diverged, 2 for a mistake in the words."""
+    register()
+    study.register_sweeper()
+    os.environ.setdefault(SHOW_ALL, os.environ.get("HYDRA_FULL_ERROR", "0"))
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of to Hydra's own printer
+    if {"--cfg", "-c"} & set(sys.argv) and "--resolve" not in sys.argv:
+        sys.argv.append("--resolve")
+    with exit_codes():
+        hydra.main(version_base="1.3", config_path=str(road.CONF), config_name="config")(run)()
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn what may go wrong into one line and an exit code."""
+    try:
+        yield
+    except (*CONFIG_ERRORS, ValueError) as error:
+        if os.environ.get(SHOW_ALL) == "1":
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(MISTAKE)
+    except study.RunFailed as error:
+        print(error, file=sys.stderr)
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def run(config: DictConfig) -> str:
+    """Hydra's task function: one run, alone or as a job of a sweep; its status."""
+    hydra_config = HydraConfig.get()
+    words = list(hydra_config.overrides.task)
+    if hydra_config.mode is RunMode.MULTIRUN:
+        return study.run_as_job(study.Job(to_spec(config), words), hydra_config.job.num)
+    with exit_codes():  # here already: Hydra prints a line of its own before it passes an error on
+        study.run_alone(study.Job(to_spec(config), words))
+    return record.COMPLETED

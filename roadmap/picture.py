@@ -1,0 +1,130 @@
+"""The road as a picture, in the manner of the paper's Figure 2: stations from top to bottom, bars of accuracy, and a
+line of what they cost beside them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from roadmap import record
+
+# The paper's sections, each with its heading and colour (Okabe and Ito's palette: safe for colour-blind readers).
+SECTIONS = {
+    "": ("ResNet", "#8c8c8c"),
+    "2.1": ("training", "#8c8c8c"),
+    "2.2": ("macro design", "#e69f00"),
+    "2.3": ("ResNeXt-ify", "#56b4e9"),
+    "2.4": ("inverted bottleneck", "#009e73"),
+    "2.5": ("large kernel", "#cc79a7"),
+    "2.6": ("micro design", "#0072b2"),
+}
+BEYOND = ("beyond the paper", "#d55e00")
+INK, FAINT = "#222222", "#d9d9d9"
+
+
+def draw(table: pd.DataFrame, rows: list[list[dict[str, Any]]], title: str, paths: list[Path]) -> None:
+    """Draw `table` (see `report.tabulate`) with the dots of `rows` (the records of each line) into every path."""
+    style = {"font.size": 10, "axes.edgecolor": INK, "text.color": INK, "svg.hashsalt": "roadmap"}
+    style |= {"axes.spines.top": False, "axes.spines.right": False, "hatch.linewidth": 1.2}
+    with plt.rc_context(style):
+        height = 0.42 * len(table) + 2.1
+        figure, (bars, costs) = plt.subplots(
+            1, 2, figsize=(11, height), sharey=True, width_ratios=[4, 1], layout="constrained"
+        )
+        _draw_accuracy(bars, table, rows)
+        _draw_costs(costs, table)
+        bars.set_yticks(range(len(table)), table["label"])
+        bars.set_ylim(len(table) - 0.4, -0.6)
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+        figure.legend(handles=_legend(table), loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+        for path in paths:
+            date = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+            figure.savefig(path, dpi=160, metadata=date)
+        plt.close(figure)
+
+
+def _draw_accuracy(axes: Any, table: pd.DataFrame, rows: list[list[dict[str, Any]]]) -> None:
+    dots = [[c["top1"] for c in group if c["status"] == record.COMPLETED] for group in rows]
+    seen = [value for values in dots for value in values] + table["top1_mean"].dropna().tolist()
+    low, high = (min(seen), max(seen)) if seen else (0.0, 100.0)
+    span = max(high - low, 1.0)
+    left, right = max(0.0, low - 0.15 * span), high + 0.22 * span
+    for y, (line, values) in enumerate(zip(table.itertuples(), dots, strict=True)):
+        colour = _section(str(line.section), y)[1]
+        if line.n_seeds:
+            hatch = {"hatch": "////", "facecolor": "white", "edgecolor": colour} if line.variant else {"color": colour}
+            axes.barh(y, line.top1_mean - left, left=left, height=0.66, zorder=2, **hatch)
+            if not math.isnan(line.top1_low):
+                ends = [max(line.top1_low, left), min(line.top1_high, right)]  # a wide interval ends at the frame
+                axes.plot(ends, [y, y], color=INK, linewidth=1.3, zorder=3)
+            axes.plot(values, [y] * len(values), "o", color="white", markeredgecolor=INK, markersize=4.5, zorder=4)
+            edge = max([line.top1_mean, *values] + ([] if math.isnan(line.top1_high) else [min(line.top1_high, right)]))
+            inside = edge > right - 0.13 * span
+            place = {"x": left + 0.02 * span, "ha": "left"} if inside else {"x": edge + 0.02 * span, "ha": "left"}
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.2} if inside else None
+            axes.text(y=y, s=f"{line.top1_mean:.1f}", va="center", fontsize=9, zorder=5, bbox=box, **place)
+        if line.status != record.COMPLETED:
+            said = f"  {line.status}: {line.n_failed + line.n_diverged} of {line.n_seeds + line.n_failed + line.n_diverged} seeds"
+            axes.text(left, y - (0.0 if not line.n_seeds else 0.42), said, va="center", color="#b00020", fontsize=9, zorder=6)
+    axes.set_xlim(left, right)
+    axes.set_xlabel("top-1 accuracy (%), axis not from zero")
+    axes.grid(axis="x", color=FAINT, zorder=0)
+    axes.tick_params(axis="y", length=0)
+    if table["paper_top1"].notna().any():
+        _draw_paper(axes, table)
+
+
+def _draw_paper(axes: Any, table: pd.DataFrame) -> None:
+    """The paper's ImageNet figures as marks on a scale of their own: never blended with ours."""
+    top = axes.twiny()
+    values = table["paper_top1"]
+    top.plot(values, range(len(table)), "D", color="#000000", markerfacecolor="none", markersize=5, zorder=5)
+    span = max(values.max() - values.min(), 1.0)
+    top.set_xlim(values.min() - 0.15 * span, values.max() + 0.22 * span)
+    top.set_xlabel("◇ paper: ImageNet-1K top-1 (%), its own scale", fontsize=9)
+    top.spines["top"].set_visible(True)
+    top.tick_params(labelsize=9)
+
+
+def _draw_costs(axes: Any, table: pd.DataFrame) -> None:
+    path = table[~table["variant"]]
+    unit, scale = ("GMACs", 1.0) if table["gmacs"].max() >= 1 else ("MMACs", 1e3)
+    axes.plot(path["gmacs"] * scale, path.index, "-o", color=INK, markersize=4, linewidth=1.4, zorder=3)
+    variants = table[table["variant"]]
+    axes.plot(variants["gmacs"] * scale, variants.index, "o", color="white", markeredgecolor=INK, markersize=4, zorder=3)
+    for y, value in zip(table.index, table["gmacs"] * scale, strict=True):
+        axes.annotate(f"{value:.3g}", (value, y), (6, 0), textcoords="offset points", va="center", fontsize=8)
+    costs = table["gmacs"].dropna() * scale
+    if len(costs):
+        span = max(costs.max() - costs.min(), 0.1 * costs.max())
+        axes.set_xlim(costs.min() - 0.15 * span, costs.max() + 0.55 * span)
+    axes.set_xlabel(f"{unit} per image")
+    axes.grid(axis="x", color=FAINT, zorder=0)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def _section(section: str, y: int) -> tuple[str, str]:
+    return BEYOND if section == "" and y > 0 else SECTIONS.get(section, BEYOND)
+
+
+def _legend(table: pd.DataFrame) -> list[Any]:
+    seen = dict.fromkeys(_section(str(line.section), y) for y, line in enumerate(table.itertuples()))
+    colours = dict.fromkeys(("baseline, training", SECTIONS[""][1]) if c == SECTIONS[""][1] else (n, c) for n, c in seen)
+    handles: list[Any] = [Patch(color=colour, label=f"{name}") for name, colour in colours]
+    if table["variant"].any():
+        handles.append(Patch(facecolor="white", edgecolor=INK, hatch="////", label="variant, not on the path"))
+    dot = {"color": "none", "markerfacecolor": "white", "markeredgecolor": INK}
+    handles.append(Line2D([], [], marker="o", markersize=4.5, label="one seed", **dot))
+    if table["top1_low"].notna().any():
+        handles.append(Line2D([], [], color=INK, linewidth=1.3, label="95 % interval of the mean"))
+    return handles

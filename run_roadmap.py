@@ -1,0 +1,6 @@
+"""The road from ResNet-50 to ConvNeXt: `python run_roadmap.py +study=roadmap`, or `--help`."""
+
+from roadmap.cli import main
+
+if __name__ == "__main__":
+    main()

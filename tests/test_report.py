@@ -1,0 +1,116 @@
+"""From records to table and picture."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from roadmap import record, report
+from roadmap.config import compose
+from tests.conftest import ROOT
+
+
+def write_run(folder: Path, top1: float | None, *words: str, status: str = "completed", **more: Any) -> None:
+    """A record as a run would leave it, with this result."""
+    spec = compose(*words, f"out={folder}")
+    content = record.start(spec, "python run_roadmap.py " + " ".join(words))
+    content |= {"status": status, "top1": top1, "top5": 99.0, "loss": 0.5, "params": 1000, "gmacs": 0.002}
+    content |= {"images_per_second": 100.0, "wall_seconds": 3.0, "peak_memory_mib": 200.0, "curve": []}
+    content |= {"device": {"name": "a processor", "precision": "fp32", "threads": 1}} | more
+    record.write(record.run_folder(spec), content)
+
+
+def make_study(folder: Path) -> Path:
+    for seed, (a, b) in enumerate([(90.0, 91.0), (91.0, 93.0), (92.0, 95.0)]):
+        write_run(folder, a, "+step=baseline", f"seed={seed}")
+        write_run(folder, b, "+step=training_recipe", f"seed={seed}")
+    write_run(folder, 94.0, "+step=stage_ratio", "seed=0", gmacs=0.003, params=2000)
+    write_run(folder, None, "+step=stage_ratio", "seed=1", status="diverged", error="the loss is nan at epoch 1, step 3")
+    write_run(folder, None, "+step=patchify_stem", "seed=0", status="failed", error="MemoryError: too | large_")
+    return folder / "runs"
+
+
+def test_records_to_table(tmp_path: Path) -> None:
+    table = report.tabulate(report.read_study(make_study(tmp_path))).set_index("step")
+    assert list(report.COLUMNS[:12]) == (
+        "step,label,n_seeds,top1_mean,top1_std,delta,params,gmacs,images_per_second,paper_top1,paper_gmacs,status"
+    ).split(",")
+    assert table.index.tolist() == ["baseline", "training_recipe", "stage_ratio", "patchify_stem"]
+    row = table.loc["training_recipe"]
+    assert (row.n_seeds, row.top1_mean, row.top1_std, row.delta) == (3, 93.0, 2.0, 2.0)
+    assert (row.top1_low, row.top1_high) == pytest.approx((93 - 4.968275, 93 + 4.968275))  # t(2) at 97.5 %: 4.302653
+    assert (row.paper_top1, row.paper_gmacs, row.status) == (78.82, 4.09, "completed")
+    assert pd.isna(table.loc["baseline"].delta)
+    half = table.loc["stage_ratio"]
+    assert (half.n_seeds, half.top1_mean, half.status, half.n_diverged) == (1, 94.0, "diverged", 1)
+    failed = table.loc["patchify_stem"]
+    assert (failed.n_seeds, failed.status) == (0, "failed") and pd.isna(failed.top1_mean)
+
+
+def test_the_command_writes_all_files_and_says_where(tmp_path: Path) -> None:
+    study = make_study(tmp_path)
+    command = [sys.executable, "-X", "importtime", "-m", "roadmap.report", str(study), "--to", str(tmp_path / "told")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    for module in ("torch", "hydra"):
+        assert f" {module}\n" not in done.stderr, f"a report needs no {module}"
+    read = pd.read_csv(tmp_path / "told" / "roadmap.csv", dtype={"section": str}, keep_default_na=False, na_values=[""])
+    read["section"] = read["section"].fillna("")
+    pd.testing.assert_frame_equal(read, report.tabulate(report.read_study(study)), check_dtype=False)
+    text = (tmp_path / "told" / "roadmap.md").read_text(encoding="utf-8")
+    assert "93.00 ± 2.00" in text and "+2.00" in text and "diverged (1 of 2)" in text and "descriptive" in text
+    assert "MemoryError: too | large_" in text and "the loss is nan" in text
+    tex = (tmp_path / "told" / "roadmap.tex").read_text(encoding="utf-8")
+    assert r"\toprule" in tex and r"93.00 $\pm$ 2.00" in tex and "±" not in tex and r"top-1 (\%)" in tex
+    picture = Image.open(tmp_path / "told" / "roadmap.png")
+    assert picture.width > 1500 and len(picture.convert("L").getcolors()) > 50
+    svg = (tmp_path / "told" / "roadmap.svg").read_text(encoding="utf-8")
+    assert svg.startswith("<?xml") and "</svg>" in svg
+    for kind in ("csv", "md", "tex", "png", "svg"):
+        assert str(tmp_path / "told" / f"roadmap.{kind}") in done.stdout
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    study = make_study(tmp_path)
+    for name in ("one", "two"):
+        report.write(study, tmp_path / name)
+    for path in sorted((tmp_path / "one").iterdir()):
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+def test_rows_of_one_step_under_two_settings_are_told_apart(tmp_path: Path) -> None:
+    for width in (8, 16):
+        for step in ("baseline", "training_recipe"):
+            write_run(tmp_path, 50.0 + width + len(step), f"+step={step}", f"network.width={width}")
+    table = report.tabulate(report.read_study(tmp_path / "runs"))
+    assert table["step"].tolist() == [
+        "baseline network.width=16", "training_recipe network.width=16",
+        "baseline network.width=8", "training_recipe network.width=8",
+    ]  # fmt: skip
+    assert table["delta"].tolist()[1::2] == [7.0, 7.0]
+
+
+def test_a_folder_without_records_is_an_error(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "roadmap.report", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path}: holds no records of runs\n"
+
+
+def test_a_study_of_failures_only_is_still_reported(tmp_path: Path) -> None:
+    write_run(tmp_path, None, "+step=gelu", status="failed", error="killed")
+    assert "failed (1 of 1)" in report.write(tmp_path / "runs", tmp_path / "told")
+
+
+def test_broken_records_are_left_out(tmp_path: Path) -> None:
+    study = make_study(tmp_path)
+    count = len(report.read_study(study))
+    (study / "broken").mkdir()
+    (study / "broken" / "record.json").write_text(json.dumps({"format": record.FORMAT})[:-3])
+    assert len(report.read_study(study)) == count

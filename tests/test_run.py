@@ -1,0 +1,243 @@
+"""Runs and studies through the real command line: train, record, skip, fail, report."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from roadmap import device, record, road, study, train
+from roadmap.config import compose
+from roadmap.cost import measure
+from roadmap.spec import Device, Precision
+from tests.conftest import TINY, CommandLine
+from tests.test_config import images_below
+
+FIELDS = {
+    "name", "label", "study", "seed", "base", "data", "transforms", "status", "error", "config_hash", "config",
+    "command", "versions", "git", "host", "started_at", "params", "gmacs", "activations", "plan", "top1", "top5", "loss",
+    "num_test", "curve", "images_per_second", "train_seconds", "wall_seconds", "peak_memory_mib", "device",
+}  # fmt: skip
+
+
+def only_record(folder: Path) -> tuple[Path, dict[str, Any]]:
+    (path,) = folder.glob("*/*/record.json")
+    return path.parent, json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_a_run_leaves_a_record_and_is_skipped_the_next_time(command_line: CommandLine, tmp_path: Path) -> None:
+    words = ("+step=inverted_bottleneck", *TINY, "budget.epochs=2", "out=elsewhere")
+    done = command_line(*words)
+    assert done.returncode == 0, done.stderr
+    folder, content = only_record(tmp_path / "elsewhere")
+    assert FIELDS <= content.keys()
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+    assert content["status"] == "completed" and content["name"] == "inverted_bottleneck"
+    assert [info["name"] for info in content["transforms"]] == list(road.all_steps()["inverted_bottleneck"].transforms)
+    assert [row["epoch"] for row in content["curve"]] == [1, 2]
+    assert all(math.isfinite(row["train_loss"]) for row in content["curve"])
+    assert content["top1"] == content["curve"][-1]["test_top1"]  # the last epoch's, not the best
+    correct = np.load(folder / "correct.npy")
+    assert correct.shape == (64,) and correct.dtype == bool and 100 * correct.mean() == pytest.approx(content["top1"])
+    assert content["top1"] <= content["top5"] <= 100 and content["loss"] > 0
+    assert content["images_per_second"] > 0 and 0 < content["train_seconds"] < content["wall_seconds"]
+    assert content["peak_memory_mib"] > 50
+    cost = measure(compose(*words).network, 8)
+    assert (content["params"], content["gmacs"]) == (cost.params, cost.gmacs)
+    assert content["config"]["network"]["inverted_bottleneck"] is True
+    assert content["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert "inverted_bottleneck" in content["command"]
+    assert "images/s" in done.stdout and f"on cpu ({device.cpu_name()}" in done.stdout
+
+    before = (folder / "record.json").read_bytes()
+    again = command_line(*words)
+    assert again.returncode == 0 and "finished before" in again.stdout and "force=true" in again.stdout
+    assert (folder / "record.json").read_bytes() == before
+    forced = command_line(*words, "force=true")
+    assert forced.returncode == 0 and "finished before" not in forced.stdout
+    now = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    assert now["started_at"] != content["started_at"]
+    assert now["curve"] == content["curve"] and now["top1"] == content["top1"]  # one seed, one result
+
+
+def test_a_run_starts_from_another_runs_weights(command_line: CommandLine, tmp_path: Path) -> None:
+    words = ("+step=gelu", *TINY)
+    assert command_line(*words).returncode == 0
+    folder, _ = only_record(tmp_path / "experiments")
+    fewer_steps = command_line(*words, f"weights={folder / 'model.pt'}", "recipe.lr=1e-12", "out=second")
+    assert fewer_steps.returncode == 0, fewer_steps.stderr
+    second, content = only_record(tmp_path / "second")
+    before, after = (torch.load(path / "model.pt", weights_only=True) for path in (folder, second))
+    assert torch.allclose(before["head.weight"], after["head.weight"], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_sweep_with_a_diverging_run_goes_on_and_reports_it(command_line: CommandLine, tmp_path: Path) -> None:
+    words = ("-m", "+step=baseline,gelu", "seed=0,1", *TINY, "precision=fp32")
+    words = (*words, "recipe.lr=0.01,1e30", "reports=told")
+    done = command_line(*words)
+    assert done.returncode == 1
+    assert "4 of 8 runs did not complete" in done.stderr
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("experiments/runs/*/record.json")]
+    assert sorted(r["status"] for r in records) == ["completed"] * 4 + ["diverged"] * 4
+    bad = next(r for r in records if r["status"] == "diverged")
+    assert "the loss is" in bad["error"] and bad["top1"] is None
+    table = pd.read_csv(tmp_path / "told" / "runs" / "roadmap.csv")
+    assert table["step"].tolist() == [
+        "baseline recipe.lr=0.01", "gelu recipe.lr=0.01", "baseline recipe.lr=1e+30", "gelu recipe.lr=1e+30",
+    ]  # fmt: skip
+    assert table["status"].tolist() == ["completed"] * 2 + ["diverged"] * 2
+    assert table["n_seeds"].tolist() == [2, 2, 0, 0]
+    assert "diverged (2 of 2)" in (tmp_path / "told" / "runs" / "roadmap.md").read_text(encoding="utf-8")
+
+    again = command_line(*words)
+    assert again.returncode == 1 and "8 of them finished before" in again.stdout
+
+
+@pytest.mark.slow
+def test_a_run_that_raises_leaves_its_reason_and_is_tried_again(command_line: CommandLine, tmp_path: Path) -> None:
+    root = images_below(tmp_path / "images", {"a": 20, "b": 20})
+    broken = root / "train" / "a" / "3.png"
+    intact = broken.read_bytes()
+    broken.write_bytes(b"no image")
+    words = ("-m", "+step=baseline", "seed=0,1", *TINY, "data=folder", f"data.root={root}", "data.image_size=32")
+    words = (*words, "budget.train_images=null", "budget.test_images=null")
+    done = command_line(*words)
+    assert done.returncode == 1
+    assert "2 of 2 runs did not complete" in done.stderr and "cannot identify image file" in done.stderr
+    path = next(tmp_path.glob("experiments/runs/*-seed0/record.json"))
+    content = json.loads(path.read_text())
+    assert content["status"] == "failed" and content["error"].startswith("UnidentifiedImageError")
+    assert "Traceback" in content["traceback"]
+    broken.write_bytes(intact)
+    mended = command_line(*words)
+    assert mended.returncode == 0, mended.stderr
+    assert json.loads(path.read_text())["status"] == "completed"
+
+
+@pytest.mark.slow
+def test_the_study_end_to_end(command_line: CommandLine, tmp_path: Path) -> None:
+    done = command_line("+study=roadmap", *TINY, "seed=0,1")
+    assert done.returncode == 0, done.stderr
+    stations = [step for step in road.all_steps() if step != "resnextify"]
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("experiments/roadmap/*/record.json")]
+    assert sorted((r["name"], r["seed"]) for r in records) == sorted((s, seed) for s in stations for seed in (0, 1))
+    table = pd.read_csv(tmp_path / "reports" / "roadmap" / "roadmap.csv")
+    path = table[~table["variant"]]["step"].tolist()
+    assert path == [step.name for step in road.road()]
+    assert table["step"].tolist()[7:12] == ["move_up_depthwise", "kernel_5", "large_kernel", "kernel_9", "kernel_11"]
+    assert (table["n_seeds"] == 2).all() and (table["status"] == "completed").all()
+    means = table.set_index("step")["top1_mean"]
+    delta = table.set_index("step")["delta"]
+    assert delta["kernel_9"] == pytest.approx(means["kernel_9"] - means["move_up_depthwise"])
+    assert delta["gelu"] == pytest.approx(means["gelu"] - means["large_kernel"])
+    for kind in ("csv", "md", "tex", "png", "svg"):
+        assert (tmp_path / "reports" / "roadmap" / f"roadmap.{kind}").stat().st_size > 500
+        assert f"roadmap.{kind}" in done.stdout
+    assert "[34/34]" in done.stdout and "left" in done.stdout and "images/s" in done.stdout
+
+
+@pytest.mark.slow
+def test_fashion_mnist_from_its_files(command_line: CommandLine, tmp_path: Path, fashion: Path) -> None:
+    words = ("data=fashion_mnist", f"data.root={fashion}", "budget=quick", "budget.epochs=1", "budget.train_images=6000")
+    done = command_line("+step=patchify_stem", *words, "budget.test_images=1000", "budget.regularization=0")
+    assert done.returncode == 0, done.stderr
+    _, content = only_record(tmp_path / "experiments")
+    assert content["top1"] > 40  # of ten classes, after 46 steps
+
+
+def test_a_killed_run_is_recorded_and_ends_nothing_else(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["+step=baseline", *TINY, "budget.epochs=10000"]
+    process = study.RunProcess(study.Job(compose(*words), words), "[1/1] baseline", threads=1)
+    os.kill(process.process.pid, signal.SIGKILL)
+    content = process.finish()
+    assert content["status"] == "failed" and "killed by SIGKILL" in content["error"]
+    assert record.read(process.folder) == content
+
+
+def test_one_step_of_training_has_the_golden_loss(golden: Any) -> None:
+    """If this fails after a change that was to change nothing, the change did: find out what. If the change was meant
+    to alter training, say so in CHANGELOG.md, raise record.FORMAT and run pytest --regenerate-goldens."""
+    found = {}
+    for step in ("baseline", "training_recipe", "increase_width", "separate_downsampling"):
+        spec = compose(f"+step={step}", *TINY, "budget.train_images=64", "budget.regularization=1", "precision=fp32")
+        outcome = train.Outcome()
+        train.train(spec, device.choose(Device.cpu, Precision.fp32), outcome)
+        found[step] = outcome.curve[0]["train_loss"]
+    expected = golden("losses", found)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    spec = compose("+step=separate_downsampling", "budget.epochs=6", "budget.regularization=0", "save_weights=false")
+    outcome = train.Outcome()
+    train.train(spec, device.choose(Device.cpu, Precision.auto), outcome)
+    assert outcome.evaluation is not None and outcome.evaluation.top1 > 80
+    assert outcome.curve[-1]["train_loss"] < outcome.curve[0]["train_loss"]  # type: ignore[operator]
+
+
+def test_evaluation_counts_by_hand() -> None:
+    """Four images, five classes: logits in, top-1, top-5 and loss out."""
+    spec = compose("data.num_classes=6", "network.num_classes=6", "data=digits")
+    from roadmap.recipe import BatchAugment
+
+    logits = torch.tensor([[9.0, 0, 0, 0, 0, -9], [0, 9, 0, 0, 0, -9], [0, 0, 0, 0, 9, -9], [0, 0, 0, 9, 0, -9]])
+    labels = torch.tensor([0, 1, 5, 0])
+
+    class Fixed(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return logits[: len(x)]
+
+    place = device.choose(Device.cpu, Precision.fp32)
+    batches = [(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), labels)]
+    found = train.evaluate(Fixed(), batches, BatchAugment(spec, place.device), place)
+    assert found.correct.tolist() == [True, True, False, False]
+    assert (found.top1, found.top5) == (50, 75)
+    assert found.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), rel=1e-6)
+
+
+@pytest.mark.parametrize(("epochs", "count", "seen"), [(10, 10, range(1, 11)), (10, 3, [4, 7, 10]), (2, 10, [1, 2])])
+def test_the_last_epoch_is_always_evaluated(epochs: int, count: int, seen: Any) -> None:
+    from roadmap.budget import Plan
+
+    assert train.evaluated_epochs(Plan(epochs, 1, 0.1, 0, 0), count) == set(seen)
+
+
+def test_names_of_runs_follow_what_decides_the_result() -> None:
+    def folder(*words: str) -> str:
+        return str(record.run_folder(compose("+step=gelu", *words)))
+
+    same = folder()
+    for words in (["force=true"], ["reports=x"], ["device=cpu"], ["data.workers=3"], ["parallel=2"]):
+        assert folder(*words) == same
+    others = [folder(*words) for words in (["seed=1"], ["network.width=20"], ["budget.epochs=3"], ["recipe.lr=1"], ["out=x"])]
+    assert len({same, *others}) == 6
+
+
+def test_records_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: Any) -> None:
+    record.write(tmp_path, {"format": record.FORMAT, "loss": float("nan")})
+    assert record.read(tmp_path) == {"format": record.FORMAT, "loss": None}
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        record.write(tmp_path, {"format": record.FORMAT, "loss": 1.0})
+    assert record.read(tmp_path) == {"format": record.FORMAT, "loss": None}
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": -1}'])
+def test_what_is_no_record_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "record.json").write_text(content)
+    assert record.read(tmp_path) is None
