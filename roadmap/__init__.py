@@ -1,9 +1,9 @@
 """The road from ResNet-50 to ConvNeXt as an ablation study (Liu et al., "A ConvNet for the 2020s", CVPR 2022).
 
-    >>> import roadmap
-    >>> roadmap.steps()                                   # the stations, in order
-    >>> model = roadmap.create_model("inverted_bottleneck")
-    >>> spec = roadmap.compose("+step=gelu", "data=digits")  # what the command line would run
+>>> import roadmap
+>>> roadmap.steps()                                   # the stations, in order
+>>> model = roadmap.create_model("inverted_bottleneck")
+>>> spec = roadmap.compose("+step=gelu", "data=digits")  # what the command line would run
 """
 
 from __future__ import annotations

@@ -54,7 +54,8 @@ def compose_network(
     try:
         config = compose_config(f"+step={step}", f"base={base}", "data.stem_stride=4")
         given = {"num_classes": num_classes, "in_chans": in_chans, **network_fields}
-        spec = OmegaConf.to_object(OmegaConf.merge(config, {"network": given})["network"])
+        config.network = OmegaConf.merge(config.network, given)
+        spec = OmegaConf.to_object(config.network)
     except CONFIG_ERRORS as error:
         raise SpecError(one_line(error)) from error
     assert isinstance(spec, NetworkSpec)

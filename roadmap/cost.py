@@ -72,12 +72,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     rows = table()
     print(f"{'base':<10} {'step':<22} {'params':>11} {'GMACs':>8} {'paper':>7} {'diff':>7}")
-    for row in rows.itertuples():
-        mark = " *" if (row.base, row.step) in paper.SLIPS else ""
-        diff = row.gmacs - row.paper_gmacs
-        print(
-            f"{row.base:<10} {row.step:<22} {row.params:>11,} {row.gmacs:>8.3f} {row.paper_gmacs:>7.2f} {diff:>+7.3f}{mark}"
-        )
+    for base, step, params, gmacs, printed in rows.to_numpy().tolist():
+        mark = " *" if (base, step) in paper.SLIPS else ""
+        numbers = f"{params:>11,} {gmacs:>8.3f} {printed:>7.2f} {gmacs - printed:>+7.3f}"
+        print(f"{base:<10} {step:<22} {numbers}{mark}")
     print("GMACs: multiply-adds / 1e9 of convolutions and linear layers, one image of 224x224 pixels.")
     print(f"* {paper.SLIP_NOTE}")
     if options.csv:

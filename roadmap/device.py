@@ -75,7 +75,9 @@ def _precision(device: torch.device) -> tuple[spec.Precision, str]:
         return spec.Precision.fp32, "this GPU has no bf16"
     if device.type == "cpu":
         unit = cpu_bf16_unit()
-        return (spec.Precision.bf16, f"processor has {unit}") if unit else (spec.Precision.fp32, "processor has no bf16")
+        return (
+            (spec.Precision.bf16, f"processor has {unit}") if unit else (spec.Precision.fp32, "processor has no bf16")
+        )
     return spec.Precision.fp32, "default on MPS"
 
 

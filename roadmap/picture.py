@@ -73,8 +73,10 @@ def _draw_accuracy(axes: Any, table: pd.DataFrame, rows: list[list[dict[str, Any
             box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.2} if inside else None
             axes.text(y=y, s=f"{line.top1_mean:.1f}", va="center", fontsize=9, zorder=5, bbox=box, **place)
         if line.status != record.COMPLETED:
-            said = f"  {line.status}: {line.n_failed + line.n_diverged} of {line.n_seeds + line.n_failed + line.n_diverged} seeds"
-            axes.text(left, y - (0.0 if not line.n_seeds else 0.42), said, va="center", color="#b00020", fontsize=9, zorder=6)
+            bad = line.n_failed + line.n_diverged
+            said = f"  {line.status}: {bad} of {line.n_seeds + bad} seeds"
+            place = {"x": left, "y": y - (0.42 if line.n_seeds else 0.0)}
+            axes.text(s=said, va="center", color="#b00020", fontsize=9, zorder=6, **place)
     axes.set_xlim(left, right)
     axes.set_xlabel("top-1 accuracy (%), axis not from zero")
     axes.grid(axis="x", color=FAINT, zorder=0)
@@ -100,7 +102,9 @@ def _draw_costs(axes: Any, table: pd.DataFrame) -> None:
     unit, scale = ("GMACs", 1.0) if table["gmacs"].max() >= 1 else ("MMACs", 1e3)
     axes.plot(path["gmacs"] * scale, path.index, "-o", color=INK, markersize=4, linewidth=1.4, zorder=3)
     variants = table[table["variant"]]
-    axes.plot(variants["gmacs"] * scale, variants.index, "o", color="white", markeredgecolor=INK, markersize=4, zorder=3)
+    axes.plot(
+        variants["gmacs"] * scale, variants.index, "o", color="white", markeredgecolor=INK, markersize=4, zorder=3
+    )
     for y, value in zip(table.index, table["gmacs"] * scale, strict=True):
         axes.annotate(f"{value:.3g}", (value, y), (6, 0), textcoords="offset points", va="center", fontsize=8)
     costs = table["gmacs"].dropna() * scale
@@ -119,11 +123,13 @@ def _section(section: str, y: int) -> tuple[str, str]:
 
 def _legend(table: pd.DataFrame) -> list[Any]:
     seen = dict.fromkeys(_section(str(line.section), y) for y, line in enumerate(table.itertuples()))
-    colours = dict.fromkeys(("baseline, training", SECTIONS[""][1]) if c == SECTIONS[""][1] else (n, c) for n, c in seen)
+    colours = dict.fromkeys(
+        ("baseline, training", SECTIONS[""][1]) if c == SECTIONS[""][1] else (n, c) for n, c in seen
+    )
     handles: list[Any] = [Patch(color=colour, label=f"{name}") for name, colour in colours]
     if table["variant"].any():
         handles.append(Patch(facecolor="white", edgecolor=INK, hatch="////", label="variant, not on the path"))
-    dot = {"color": "none", "markerfacecolor": "white", "markeredgecolor": INK}
+    dot: dict[str, Any] = {"color": "none", "markerfacecolor": "white", "markeredgecolor": INK}
     handles.append(Line2D([], [], marker="o", markersize=4.5, label="one seed", **dot))
     if table["top1_low"].notna().any():
         handles.append(Line2D([], [], color=INK, linewidth=1.3, label="95 % interval of the mean"))

@@ -32,9 +32,7 @@ def optimizer(model: nn.Module, recipe: spec.RecipeSpec, lr: float) -> torch.opt
     )
 
 
-def schedule(
-    optimizer: torch.optim.Optimizer, recipe: spec.RecipeSpec, plan: Plan, steps_per_epoch: int
-) -> Scheduler:
+def schedule(optimizer: torch.optim.Optimizer, recipe: spec.RecipeSpec, plan: Plan, steps_per_epoch: int) -> Scheduler:
     """The learning rate as a function of the step: call `step_update(step)` before step 0, 1, ..."""
     total = plan.epochs * steps_per_epoch
     warmup = {"warmup_t": round(plan.warmup_share * total), "warmup_lr_init": 0.0, "t_in_epochs": False}

@@ -209,7 +209,9 @@ def notes(records: Records, table: pd.DataFrame) -> list[str]:
     for content in records:
         if content["status"] != record.COMPLETED:
             lines.append(f"{content['name']} seed={content['seed']} {content['status']}: {content['error']}")
-    if {("resnet50", content["name"]) for content in records} & paper.SLIPS and first["config"]["base"]["paper_table"] == 10:
+    if {("resnet50", content["name"]) for content in records} & paper.SLIPS and first["config"]["base"][
+        "paper_table"
+    ] == 10:
         lines.append(paper.SLIP_NOTE)
     return lines
 
@@ -251,7 +253,7 @@ def latex(shown: pd.DataFrame, said: list[str]) -> str:
     columns = [_tex(name) for name in shown.columns]
     body = shown.map(_tex)
     comments = "".join(f"% {line}\n" for line in said)
-    return comments + body.to_latex(index=False, header=columns, column_format=form, escape=False)
+    return comments + str(body.to_latex(index=False, header=columns, column_format=form, escape=False))
 
 
 def _tex(text: str) -> str:

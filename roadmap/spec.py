@@ -264,7 +264,9 @@ def _validate_recipe(recipe: RecipeSpec) -> None:
     betas = len(recipe.betas) == 2 and all(0 <= beta < 1 for beta in recipe.betas)
     require(betas, "recipe.betas", recipe.betas, "must be two numbers from 0 to below 1")
     warm = 0 <= recipe.warmup_epochs < recipe.epochs
-    require(warm, "recipe.warmup_epochs", recipe.warmup_epochs, f"must be from 0 to below recipe.epochs={recipe.epochs}")
+    require(
+        warm, "recipe.warmup_epochs", recipe.warmup_epochs, f"must be from 0 to below recipe.epochs={recipe.epochs}"
+    )
     known = recipe.interpolation in ("nearest", "bilinear", "bicubic")
     require(known, "recipe.interpolation", recipe.interpolation, "must be nearest, bilinear or bicubic")
     augment = recipe.rand_augment is None or recipe.rand_augment.startswith("rand-")
@@ -283,7 +285,9 @@ def _validate_budget(spec: RunSpec) -> None:
     for name in ("train_images", "test_images"):
         value = getattr(budget, name)
         require(value is None or value >= 1, f"budget.{name}", value, "must be positive, or null for all")
-    require(budget.evaluations >= 1, "budget.evaluations", budget.evaluations, "the last epoch is evaluated: at least 1")
+    require(
+        budget.evaluations >= 1, "budget.evaluations", budget.evaluations, "the last epoch is evaluated: at least 1"
+    )
     for name, factor in budget.lr_multiplier.items():
         _positive(factor, f"budget.lr_multiplier.{name}")
 

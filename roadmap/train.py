@@ -125,13 +125,13 @@ def train(spec: RunSpec, place: devices.Place, outcome: Outcome, title: str = ""
             total = torch.zeros((), device=place.device)
             before, began = outcome.train_seconds, time.perf_counter()
             step = 0
-            for step, (images, labels) in enumerate(train_batches.epoch(epoch), start=1):
+            for step, (raw, classes) in enumerate(train_batches.epoch(epoch), start=1):
                 seed_all(derive(spec.seed, "step", epoch, step))
                 schedule.step_update(epoch * steps + step - 1)
-                images, labels = augment(images, labels)
+                images, targets = augment(raw, classes)
                 with place.autocast():
                     logits = model(images)
-                loss = recipe.loss(logits, labels, spec.recipe)
+                loss = recipe.loss(logits, targets, spec.recipe)
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
@@ -171,9 +171,9 @@ def evaluate(model: nn.Module, batches: Any, augment: recipe.BatchAugment, place
     first: list[Tensor] = []  # per batch: was the best guess right?
     best5 = torch.zeros((), device=place.device)
     loss = torch.zeros((), device=place.device, dtype=torch.float64 if place.device.type != "mps" else torch.float32)
-    for images, labels in batches:
-        images = augment.normalize(images).contiguous(memory_format=torch.channels_last)
-        labels = labels.to(place.device, non_blocking=True)
+    for raw, classes in batches:
+        images = augment.normalize(raw).contiguous(memory_format=torch.channels_last)
+        labels = classes.to(place.device, non_blocking=True)
         with place.autocast():
             logits = model(images)
         logits = logits.float()

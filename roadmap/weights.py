@@ -45,7 +45,9 @@ CONVNEXT_NAMES = (
 NAMES = {"baseline": RESNET_NAMES, "separate_downsampling": CONVNEXT_NAMES}
 
 
-def convert(state_dict: dict[str, Tensor], *, step: str, base: str = "resnet50", reverse: bool = False) -> dict[str, Tensor]:
+def convert(
+    state_dict: dict[str, Tensor], *, step: str, base: str = "resnet50", reverse: bool = False
+) -> dict[str, Tensor]:
     """Theirs to ours; with `reverse`, ours to theirs. Depth and width may be any, the names do not depend on them.
 
     timm writes a ConvNeXt block's 1x1 convolutions as linear layers, (out, in); ours are (out, in, 1, 1).
@@ -58,11 +60,13 @@ def convert(state_dict: dict[str, Tensor], *, step: str, base: str = "resnet50",
     for key, value in state_dict.items():
         new = _rename(key, NAMES[step], reverse)
         if new is None:
-            raise SpecError(f"state_dict[{key!r}]: no such weight in the {'network' if reverse else 'source'} of {step}")
-        linear = new if reverse else key
-        if ".mlp.fc" in linear and linear.endswith("weight"):
-            value = value.flatten(1) if reverse else value[:, :, None, None]
-        converted[new] = value
+            raise SpecError(
+                f"state_dict[{key!r}]: no such weight in the {'network' if reverse else 'source'} of {step}"
+            )
+        if not re.search(r"\.mlp\.fc\d\.weight$", new if reverse else key):
+            converted[new] = value
+        else:
+            converted[new] = value.flatten(1) if reverse else value[:, :, None, None]
     return converted
 
 

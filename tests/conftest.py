@@ -17,8 +17,15 @@ GOLDENS = Path(__file__).parent / "goldens"
 FASHION = Path(os.environ.get("ROADMAP_FASHION_MNIST", ROOT.parent / "shared" / "data" / "fashion-mnist"))
 
 # A network and a budget that train in a second.
-TINY = ("budget=smoke", "base.depths=[1,1,1,1]", "base.swin_depths=[1,1,1,1]", "base.width=4", "base.swin_width=4")
-TINY = (*TINY, "base.wide_width=6", "device=cpu")
+TINY = (
+    "budget=smoke",
+    "base.depths=[1,1,1,1]",
+    "base.swin_depths=[1,1,1,1]",
+    "base.width=4",
+    "base.swin_width=4",
+    "base.wide_width=6",
+    "device=cpu",
+)
 
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -47,7 +54,9 @@ def command_line(tmp_path: Path) -> CommandLine:
     def run(*words: str, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"}
         command = [sys.executable, str(ROOT / "run_roadmap.py"), *words]
-        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=540)
+        return subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=540, check=False
+        )
 
     return run
 

@@ -32,16 +32,17 @@ def make_study(folder: Path) -> Path:
         write_run(folder, a, "+step=baseline", f"seed={seed}")
         write_run(folder, b, "+step=training_recipe", f"seed={seed}")
     write_run(folder, 94.0, "+step=stage_ratio", "seed=0", gmacs=0.003, params=2000)
-    write_run(folder, None, "+step=stage_ratio", "seed=1", status="diverged", error="the loss is nan at epoch 1, step 3")
+    write_run(
+        folder, None, "+step=stage_ratio", "seed=1", status="diverged", error="the loss is nan at epoch 1, step 3"
+    )
     write_run(folder, None, "+step=patchify_stem", "seed=0", status="failed", error="MemoryError: too | large_")
     return folder / "runs"
 
 
 def test_records_to_table(tmp_path: Path) -> None:
     table = report.tabulate(report.read_study(make_study(tmp_path))).set_index("step")
-    assert list(report.COLUMNS[:12]) == (
-        "step,label,n_seeds,top1_mean,top1_std,delta,params,gmacs,images_per_second,paper_top1,paper_gmacs,status"
-    ).split(",")
+    first = "step label n_seeds top1_mean top1_std delta params gmacs images_per_second paper_top1 paper_gmacs status"
+    assert report.COLUMNS[:12] == first.split()
     assert table.index.tolist() == ["baseline", "training_recipe", "stage_ratio", "patchify_stem"]
     row = table.loc["training_recipe"]
     assert (row.n_seeds, row.top1_mean, row.top1_std, row.delta) == (3, 93.0, 2.0, 2.0)
@@ -69,7 +70,7 @@ def test_the_command_writes_all_files_and_says_where(tmp_path: Path) -> None:
     tex = (tmp_path / "told" / "roadmap.tex").read_text(encoding="utf-8")
     assert r"\toprule" in tex and r"93.00 $\pm$ 2.00" in tex and "±" not in tex and r"top-1 (\%)" in tex
     picture = Image.open(tmp_path / "told" / "roadmap.png")
-    assert picture.width > 1500 and len(picture.convert("L").getcolors()) > 50
+    assert picture.width > 1500 and len(picture.convert("L").getcolors() or []) > 50
     svg = (tmp_path / "told" / "roadmap.svg").read_text(encoding="utf-8")
     assert svg.startswith("<?xml") and "</svg>" in svg
     for kind in ("csv", "md", "tex", "png", "svg"):
@@ -98,7 +99,7 @@ def test_rows_of_one_step_under_two_settings_are_told_apart(tmp_path: Path) -> N
 
 def test_a_folder_without_records_is_an_error(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "roadmap.report", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 1
     assert done.stderr == f"error: {tmp_path}: holds no records of runs\n"
 

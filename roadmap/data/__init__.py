@@ -1,1 +1,2 @@
-"""Images and labels: where they lie (`catalogue`), how they are read (`datasets`), how they reach a step (`loading`)."""
+"""Images and labels: where they lie (`catalogue`), how they are read (`datasets`), how they reach a training step
+(`loading`)."""

@@ -86,7 +86,7 @@ def _read_idx(path: Path) -> np.ndarray:
         sizes = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
         if raw[:3] != b"\x00\x00\x08":
             raise ValueError("wrong magic number")
-        return np.frombuffer(raw, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
+        return np.asarray(np.frombuffer(raw, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes))
     except (OSError, EOFError, ValueError, IndexError) as error:
         raise SpecError(f"data.root={path.parent}: {path.name} is not a readable idx file ({error})") from error
 

@@ -150,8 +150,11 @@ def test_loader(images: Dataset[Any], run: RunSpec, batch_size: int, workers: in
 
 
 def train_transform(data: DataSpec, recipe: RecipeSpec, share: float) -> Transform:
-    """The recipe's augmentation of single images, RandAugment for a `share` of them. Small images: crop of the padded image instead of a random resized
-    crop, which would blow up a few pixels (He et al. 2016, section 4.2)."""
+    """The recipe's augmentation of single images, RandAugment for a `share` of them.
+
+    Small images get a crop of the padded image instead of a random resized crop, which would blow up a few pixels (the
+    usual form on CIFAR: He et al. 2016, section 4.2).
+    """
     size, interpolation = data.image_size, recipe.interpolation
     if data.small_images:
         steps: list[Any] = [
