@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from timm.layers import DropPath, LayerNorm2d
 from torch import Tensor, nn
 
@@ -36,6 +37,20 @@ class DepthwiseConv2d(nn.Conv2d):
             return super().forward(x.float())
 
 
+class StridedPointwiseConv2d(nn.Conv2d):
+    """A strided 1x1 convolution (the shortcut's), N,C,H,W -> N,C',H/stride,W/stride.
+
+    On a CPU the map is thinned out first, the same product: PyTorch 2.15's oneDNN corrupts memory in the backward pass of
+    strided 1x1 convolutions from fewer than 10 to 16 channels or fewer (seen on a Zen 4, float32 and bfloat16).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return super().forward(x)
+        down, right = self.stride
+        return F.conv2d(x[:, :, ::down, ::right], self.weight, self.bias)
+
+
 def norm(spec: NetworkSpec, channels: int) -> nn.Module:
     """The network's one kind of norm: BatchNorm with ResNet's epsilon, or LayerNorm over C with ConvNeXt's."""
     if spec.norm is Norm.batch_norm:
@@ -55,7 +70,11 @@ def conv(
     That one rule gives ResNet's convolutions (no bias) and ConvNeXt's (bias) alike. A kernel no larger than its
     stride does not overlap and is not padded (patchify stem, 2x2 downsampling).
     """
-    kind = DepthwiseConv2d if depthwise else nn.Conv2d
+    kind = nn.Conv2d
+    if depthwise:
+        kind = DepthwiseConv2d
+    elif kernel == 1 and stride > 1:
+        kind = StridedPointwiseConv2d
     return kind(
         w_in,
         w_out,

@@ -57,7 +57,8 @@ def _draw_accuracy(axes: Any, table: pd.DataFrame, rows: list[list[dict[str, Any
     seen = [value for values in dots for value in values] + table["top1_mean"].dropna().tolist()
     low, high = (min(seen), max(seen)) if seen else (0.0, 100.0)
     span = max(high - low, 1.0)
-    left, right = max(0.0, low - 0.15 * span), high + 0.22 * span
+    left, right = max(0.0, low - 0.15 * span), min(100.0, high + 0.15 * span) if high < 100 else 100.0 + 0.01 * span
+    beside = axes.get_yaxis_transform()
     for y, (line, values) in enumerate(zip(table.itertuples(), dots, strict=True)):
         colour = _section(str(line.section), y)[1]
         if line.n_seeds:
@@ -67,11 +68,8 @@ def _draw_accuracy(axes: Any, table: pd.DataFrame, rows: list[list[dict[str, Any
                 ends = [max(line.top1_low, left), min(line.top1_high, right)]  # a wide interval ends at the frame
                 axes.plot(ends, [y, y], color=INK, linewidth=1.3, zorder=3)
             axes.plot(values, [y] * len(values), "o", color="white", markeredgecolor=INK, markersize=4.5, zorder=4)
-            edge = max([line.top1_mean, *values] + ([] if math.isnan(line.top1_high) else [min(line.top1_high, right)]))
-            inside = edge > right - 0.13 * span
-            place = {"x": left + 0.02 * span, "ha": "left"} if inside else {"x": edge + 0.02 * span, "ha": "left"}
-            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.2} if inside else None
-            axes.text(y=y, s=f"{line.top1_mean:.1f}", va="center", fontsize=9, zorder=5, bbox=box, **place)
+            spread = "" if math.isnan(line.top1_std) else f" ± {line.top1_std:.2f}"
+            axes.text(1.01, y, f"{line.top1_mean:.2f}{spread}", va="center", fontsize=9, transform=beside)
         if line.status != record.COMPLETED:
             bad = line.n_failed + line.n_diverged
             said = f"  {line.status}: {bad} of {line.n_seeds + bad} seeds"
@@ -91,7 +89,7 @@ def _draw_paper(axes: Any, table: pd.DataFrame) -> None:
     values = table["paper_top1"]
     top.plot(values, range(len(table)), "D", color="#000000", markerfacecolor="none", markersize=5, zorder=5)
     span = max(values.max() - values.min(), 1.0)
-    top.set_xlim(values.min() - 0.15 * span, values.max() + 0.22 * span)
+    top.set_xlim(values.min() - 0.15 * span, values.max() + 0.15 * span)
     top.set_xlabel("◇ paper: ImageNet-1K top-1 (%), its own scale", fontsize=9)
     top.spines["top"].set_visible(True)
     top.tick_params(labelsize=9)
@@ -105,8 +103,9 @@ def _draw_costs(axes: Any, table: pd.DataFrame) -> None:
     axes.plot(
         variants["gmacs"] * scale, variants.index, "o", color="white", markeredgecolor=INK, markersize=4, zorder=3
     )
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
     for y, value in zip(table.index, table["gmacs"] * scale, strict=True):
-        axes.annotate(f"{value:.3g}", (value, y), (6, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(f"{value:.3g}", (value, y), (6, 0), textcoords="offset points", va="center", fontsize=8, bbox=box)
     costs = table["gmacs"].dropna() * scale
     if len(costs):
         span = max(costs.max() - costs.min(), 0.1 * costs.max())

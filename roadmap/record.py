@@ -48,7 +48,7 @@ def config_hash(spec: RunSpec) -> str:
     config = config_of(spec)
     for name in ("seed", "study", "device", "parallel", "save_weights", "force", "out", "reports", "base"):
         del config[name]
-    for name in ("root", "download", "workers", "quick_epochs", "quick_batch_size"):
+    for name in ("root", "download", "workers", "quick_epochs", "quick_batch_size", "quick_lr_multiplier"):
         del config["data"][name]
     config["transforms"] = sorted(config["transforms"])
     text = json.dumps([FORMAT, config], sort_keys=True)

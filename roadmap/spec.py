@@ -178,6 +178,7 @@ class DataSpec:
     workers: int | None = None  # loader processes; None: as many as this machine's cores allow
     quick_epochs: float = 10.0  # what budget=quick gives this dataset
     quick_batch_size: int = 128
+    quick_lr_multiplier: float = 32.0  # of the enhanced recipe
 
 
 @dataclass
