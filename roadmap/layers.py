@@ -40,8 +40,8 @@ class DepthwiseConv2d(nn.Conv2d):
 class StridedPointwiseConv2d(nn.Conv2d):
     """A strided 1x1 convolution (the shortcut's), N,C,H,W -> N,C',H/stride,W/stride.
 
-    On a CPU the map is thinned out first, the same product: PyTorch 2.15's oneDNN corrupts memory in the backward pass of
-    strided 1x1 convolutions from fewer than 10 to 16 channels or fewer (seen on a Zen 4, float32 and bfloat16).
+    On a CPU the map is thinned out first, the same product: PyTorch 2.15's oneDNN corrupts memory in the backward pass
+    of strided 1x1 convolutions from fewer than 10 to 16 channels or fewer (seen on a Zen 4, float32 and bfloat16).
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -268,6 +268,7 @@ def _validate_recipe(recipe: RecipeSpec) -> None:
     require(
         warm, "recipe.warmup_epochs", recipe.warmup_epochs, f"must be from 0 to below recipe.epochs={recipe.epochs}"
     )
+    require(recipe.min_lr < recipe.lr, "recipe.min_lr", recipe.min_lr, f"must be below recipe.lr={recipe.lr}")
     known = recipe.interpolation in ("nearest", "bilinear", "bicubic")
     require(known, "recipe.interpolation", recipe.interpolation, "must be nearest, bilinear or bicubic")
     augment = recipe.rand_augment is None or recipe.rand_augment.startswith("rand-")

@@ -19,7 +19,7 @@ from roadmap import recipe, record, weights
 from roadmap.budget import Plan, plan
 from roadmap.cost import measure
 from roadmap.data import datasets
-from roadmap.data.loading import TrainLoader, num_workers, test_loader
+from roadmap.data.loading import TrainLoader, eval_loader, num_workers
 from roadmap.network import Network
 from roadmap.progress import RunProgress, say
 from roadmap.seeds import derive, seed_all
@@ -107,7 +107,7 @@ def train(spec: RunSpec, place: devices.Place, outcome: Outcome, title: str = ""
     splits = datasets.load(spec.data, spec.budget)
     workers = num_workers(spec.data, place.device.type)
     train_batches = TrainLoader(splits.train, spec, todo.batch_size, workers)
-    test_batches = test_loader(splits.test, spec, min(2 * todo.batch_size, 512), workers)
+    test_batches = eval_loader(splits.test, spec, min(2 * todo.batch_size, 512), workers)
 
     seed_all(derive(spec.seed, "init"))
     model: nn.Module = Network(spec.network)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from roadmap.config import compose
 from roadmap.data import catalogue, datasets
-from roadmap.data.loading import TrainLoader, test_loader
+from roadmap.data.loading import TrainLoader, eval_loader
 from roadmap.spec import DataSpec, RunSpec, SpecError
 from tests.test_config import images_below
 
@@ -126,9 +126,9 @@ def test_one_epoch_is_every_image_once() -> None:
 def test_augmentation_changes_images_and_the_test_set_stays() -> None:
     spec = compose("+step=gelu", "budget=smoke", "budget.regularization=1")
     _, test = datasets.load(spec.data, spec.budget)
-    plain = torch.cat([x for x, _ in test_loader(test, spec, 10, 0)])
+    plain = torch.cat([x for x, _ in eval_loader(test, spec, 10, 0)])
     assert plain.shape == (64, 1, 8, 8)
-    assert torch.equal(plain, torch.cat([x for x, _ in test_loader(test, spec, 64, 2)]))
+    assert torch.equal(plain, torch.cat([x for x, _ in eval_loader(test, spec, 64, 2)]))
     one, other = (sorted(map(bytes, torch.cat([x for x, _ in loaded(spec, epoch, 0)]).numpy())) for epoch in (0, 1))
     assert one != other
 
@@ -143,7 +143,7 @@ def test_large_images_stream_from_folders_in_colour_and_grey(tmp_path: Path, ste
     (images, labels), *rest = TrainLoader(train, spec, 10, 1).epoch(0)
     assert images.shape == (10, chans, 32, 32) and images.dtype == torch.uint8 and not rest
     assert set(labels.tolist()) == {0, 1}
-    assert sum(len(x) for x, _ in test_loader(test, spec, 4, 0)) == 11
+    assert sum(len(x) for x, _ in eval_loader(test, spec, 4, 0)) == 11
 
 
 def shards(folder: Path, count: int = 24) -> Path:
@@ -166,6 +166,7 @@ def shards(folder: Path, count: int = 24) -> Path:
     return folder
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves its shards open
 def test_timms_webdatasets(tmp_path: Path) -> None:
     pytest.importorskip("webdataset")
     root = shards(tmp_path / "shards")
@@ -176,7 +177,7 @@ def test_timms_webdatasets(tmp_path: Path) -> None:
     assert loader.steps_per_epoch == 3
     batches = list(loader.epoch(0))
     assert [len(x) for x, _ in batches] == [8, 8, 8] and batches[0][0].shape[1:] == (3, 32, 32)
-    labels = torch.cat([y for _, y in test_loader(test, spec, 10, 2)])
+    labels = torch.cat([y for _, y in eval_loader(test, spec, 10, 2)])
     assert labels.tolist() == [i % 2 for i in range(24)]
 
 

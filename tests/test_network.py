@@ -96,6 +96,7 @@ def test_any_subset_in_any_order_is_the_network_of_road_order(names: tuple[str, 
     assert_every_parameter_learns(train_once(small, size=32))
 
 
+@pytest.mark.slow
 def test_every_pair_of_transforms_commutes() -> None:
     for pair in itertools.combinations(PATH, 2):
         if not without_unmet_needs(pair):
@@ -112,6 +113,7 @@ def test_every_step_changes_the_network_or_the_recipe(step: str) -> None:
     assert same is (step == "resnextify")
 
 
+@pytest.mark.slow
 def test_the_transforms_in_order_are_the_step() -> None:
     for step in road.all_steps().values():
         whole, parts = compose(f"+step={step.name}"), compose(f"+transform=[{','.join(step.transforms)}]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 from typing import Any
 
 import pytest
@@ -116,7 +117,7 @@ def test_steps_every_thirty_epochs() -> None:
 
 def test_a_budget_scales_both_recipes() -> None:
     def planned(step: str, *words: str) -> Any:
-        spec = compose(f"+step={step}", "budget.lr_multiplier={}", *words)
+        spec = compose(f"+step={step}", "budget=paper", *words)
         return plan(spec.recipe, spec.budget)
 
     words = ("budget.epochs=30", "budget.batch_size=512")
@@ -129,8 +130,14 @@ def test_a_budget_scales_both_recipes() -> None:
     assert planned("gelu", *words, "+budget.lr_multiplier.modern=3").lr == pytest.approx(3 * modern.lr)
 
 
+@cache
+def composed(*words: str) -> RunSpec:
+    return compose("+step=gelu", *words)
+
+
 def batch(*words: str, seed: int = 0, size: int = 64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    spec = compose("+step=gelu", *words)
+    """The normalized images of a random batch, the same augmented, and the targets."""
+    spec = composed(*words)
     images = torch.randint(0, 256, (size, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     labels = torch.arange(size) % 10
     augment = recipe.BatchAugment(spec, torch.device("cpu"))

@@ -33,6 +33,7 @@ def only_record(folder: Path) -> tuple[Path, dict[str, Any]]:
     return path.parent, json.loads(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_record_and_is_skipped_the_next_time(command_line: CommandLine, tmp_path: Path) -> None:
     words = ("+step=inverted_bottleneck", *TINY, "budget.epochs=2", "out=elsewhere")
     done = command_line(*words)
@@ -68,14 +69,14 @@ def test_a_run_leaves_a_record_and_is_skipped_the_next_time(command_line: Comman
     assert now["curve"] == content["curve"] and now["top1"] == content["top1"]  # one seed, one result
 
 
-def test_a_run_starts_from_another_runs_weights(command_line: CommandLine, tmp_path: Path) -> None:
-    words = ("+step=gelu", *TINY)
-    assert command_line(*words).returncode == 0
-    folder, _ = only_record(tmp_path / "experiments")
-    fewer_steps = command_line(*words, f"weights={folder / 'model.pt'}", "recipe.lr=1e-12", "out=second")
-    assert fewer_steps.returncode == 0, fewer_steps.stderr
-    second, _ = only_record(tmp_path / "second")
-    before, after = (torch.load(path / "model.pt", weights_only=True) for path in (folder, second))
+def test_a_run_starts_from_another_runs_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = compose("+step=gelu", *TINY)
+    assert train.run(first)["status"] == "completed"
+    path = record.run_folder(first) / "model.pt"
+    second = compose("+step=gelu", *TINY, f"weights={path}", "recipe.lr=1e-12", "recipe.min_lr=0", "seed=1")
+    assert train.run(second)["status"] == "completed"
+    before, after = (torch.load(record.run_folder(spec) / "model.pt", weights_only=True) for spec in (first, second))
     assert torch.allclose(before["head.weight"], after["head.weight"], atol=1e-6)
 
 
@@ -107,11 +108,11 @@ def test_a_run_that_raises_leaves_its_reason_and_is_tried_again(command_line: Co
     broken = root / "train" / "a" / "3.png"
     intact = broken.read_bytes()
     broken.write_bytes(b"no image")
-    words = ["-m", "+step=baseline", "seed=0,1", *TINY, "data=folder", f"data.root={root}", "data.image_size=32"]
-    words += ["budget.train_images=null", "budget.test_images=null"]
+    words = ["-m", "+step=baseline", "seed=0", *TINY, "data=folder", f"data.root={root}", "data.image_size=32"]
+    words += ["budget.train_images=null", "budget.test_images=null", "data.workers=0"]
     done = command_line(*words)
     assert done.returncode == 1
-    assert "2 of 2 runs did not complete" in done.stderr and "cannot identify image file" in done.stderr
+    assert "1 of 1 runs did not complete" in done.stderr and "cannot identify image file" in done.stderr
     path = next(tmp_path.glob("experiments/runs/*-seed0/record.json"))
     content = json.loads(path.read_text())
     assert content["status"] == "failed" and content["error"].startswith("UnidentifiedImageError")
@@ -124,16 +125,16 @@ def test_a_run_that_raises_leaves_its_reason_and_is_tried_again(command_line: Co
 
 @pytest.mark.slow
 def test_the_study_end_to_end(command_line: CommandLine, tmp_path: Path) -> None:
-    done = command_line("+study=roadmap", *TINY, "seed=0,1")
+    done = command_line("+study=roadmap", *TINY, "seed=3")
     assert done.returncode == 0, done.stderr
     stations = [step for step in road.all_steps() if step != "resnextify"]
     records = [json.loads(path.read_text()) for path in tmp_path.glob("experiments/roadmap/*/record.json")]
-    assert sorted((r["name"], r["seed"]) for r in records) == sorted((s, seed) for s in stations for seed in (0, 1))
+    assert sorted((r["name"], r["seed"]) for r in records) == sorted((s, 3) for s in stations)
     table = pd.read_csv(tmp_path / "reports" / "roadmap" / "roadmap.csv")
     path = table[~table["variant"]]["step"].tolist()
     assert path == [step.name for step in road.road()]
     assert table["step"].tolist()[7:12] == ["move_up_depthwise", "kernel_5", "large_kernel", "kernel_9", "kernel_11"]
-    assert (table["n_seeds"] == 2).all() and (table["status"] == "completed").all()
+    assert (table["n_seeds"] == 1).all() and (table["status"] == "completed").all()
     means = table.set_index("step")["top1_mean"]
     delta = table.set_index("step")["delta"]
     assert delta["kernel_9"] == pytest.approx(means["kernel_9"] - means["move_up_depthwise"])
@@ -141,7 +142,7 @@ def test_the_study_end_to_end(command_line: CommandLine, tmp_path: Path) -> None
     for kind in ("csv", "md", "tex", "png", "svg"):
         assert (tmp_path / "reports" / "roadmap" / f"roadmap.{kind}").stat().st_size > 500
         assert f"roadmap.{kind}" in done.stdout
-    assert "[34/34]" in done.stdout and "left" in done.stdout and "images/s" in done.stdout
+    assert "[17/17]" in done.stdout and "left" in done.stdout and "images/s" in done.stdout
 
 
 @pytest.mark.slow
@@ -153,7 +154,7 @@ def test_fashion_mnist_from_its_files(command_line: CommandLine, tmp_path: Path,
         "budget.epochs=1",
         "budget.train_images=6000",
     )
-    done = command_line("+step=patchify_stem", *words, "budget.test_images=1000", "budget.regularization=0")
+    done = command_line("+step=baseline", *words, "budget.test_images=1000", "budget.regularization=0")
     assert done.returncode == 0, done.stderr
     _, content = only_record(tmp_path / "experiments")
     assert content["top1"] > 40  # of ten classes, after 46 steps
@@ -182,7 +183,8 @@ def test_one_step_of_training_has_the_golden_loss(golden: Any) -> None:
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_training_learns(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_training_learns() -> None:
     spec = compose("+step=separate_downsampling", "budget.epochs=6", "budget.regularization=0", "save_weights=false")
     outcome = train.Outcome()
     train.train(spec, device.choose(Device.cpu, Precision.auto), outcome)

@@ -139,7 +139,7 @@ class PlainStream(IterableDataset[Any]):
             yield self.transform(image.convert(self.mode)), label
 
 
-def test_loader(images: Dataset[Any], run: RunSpec, batch_size: int, workers: int) -> DataLoader[Any]:
+def eval_loader(images: Dataset[Any], run: RunSpec, batch_size: int, workers: int) -> DataLoader[Any]:
     """The whole test set once, in its own order: batches of (uint8 images N,C,H,W, labels N)."""
     data, transform = run.data, test_transform(run.data, run.recipe)
     if isinstance(images, IterableDataset):
