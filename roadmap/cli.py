@@ -26,7 +26,7 @@ def main() -> None:
     study.register_sweeper()
     os.environ.setdefault(SHOW_ALL, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of to Hydra's own printer
-    if {"--cfg", "-c"} & set(sys.argv) and "--resolve" not in sys.argv:
+    if any(word == "-c" or word.startswith("--cfg") for word in sys.argv) and "--resolve" not in sys.argv:
         sys.argv.append("--resolve")
     with exit_codes():
         hydra.main(version_base="1.3", config_path=str(road.CONF), config_name="config")(run)()

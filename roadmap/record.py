@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from roadmap import road
+from roadmap.data.catalogue import EMBEDDED_OR_DOWNLOADED
 from roadmap.spec import RunSpec
 
 FORMAT = 1  # of the record, and of what a config means: raising it sets old records aside
@@ -48,7 +49,13 @@ def config_hash(spec: RunSpec) -> str:
     config = config_of(spec)
     for name in ("seed", "study", "device", "parallel", "save_weights", "force", "out", "reports", "base"):
         del config[name]
-    for name in ("root", "download", "workers", "quick_epochs", "quick_batch_size", "quick_lr_multiplier"):
+    if spec.data.name in EMBEDDED_OR_DOWNLOADED:  # the same images wherever they lie
+        del config["data"]["root"]
+    elif spec.data.root is not None:
+        config["data"]["root"] = str(Path(spec.data.root).resolve())
+    if spec.weights is not None and Path(spec.weights).is_file():
+        config["weights"] = hashlib.sha256(Path(spec.weights).read_bytes()).hexdigest()
+    for name in ("download", "workers", "quick_epochs", "quick_batch_size", "quick_lr_multiplier"):
         del config["data"][name]
     config["transforms"] = sorted(config["transforms"])
     text = json.dumps([FORMAT, config], sort_keys=True)

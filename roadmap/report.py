@@ -76,10 +76,15 @@ def settings_of(groups: list[Records]) -> dict[str, str]:
         for path in sorted({path for config in configs for path in config}):
             if len({repr(config.get(path)) for config in configs}) > 1:
                 apart.add(path)
-    # Of settings that follow one another (data.image_size and data.name, say) the names suffice.
-    names = {path for path in apart if path.endswith(".name")}
-    sections = {path.split(".")[0] for path in names}
-    shown = sorted(path for path in apart if path in names or path.split(".")[0] not in sections)
+    # Of settings that follow from one another the names suffice: a base makes widths, a dataset sizes and epochs.
+    follow: dict[str, tuple[str, ...]] = {
+        "base.name": ("base.", "network.", "recipe."),
+        "data.name": ("data.", "network.", "budget."),
+    }
+    follow |= {"recipe.name": ("recipe.", "network."), "budget.name": ("budget.",)}
+    names = [path for path in follow if path in apart]
+    made = tuple(prefix for path in names for prefix in follow[path])
+    shown = names + sorted(path for path in apart if path not in names and not path.startswith(made))
     ignored = ("seed", "study", "out", "reports", "device", "force", "parallel", "save_weights", "base.start_width")
     shown = [path for path in shown if path not in ignored]
     return {key: " ".join(f"{path}={config.get(path)}" for path in shown) for key, config in flat.items()}
@@ -194,7 +199,8 @@ def notes(records: Records, table: pd.DataFrame) -> list[str]:
     """What a reader has to know of the numbers."""
     first = records[0]
     seeds = sorted({content["seed"] for content in records})
-    what = f"{first['data']}, base {first['base']}, budget {first['config']['budget']['name']}"
+    what = f"{_all(records, 'data')}, base {_all(records, 'base')}, budget "
+    what += ", ".join(dict.fromkeys(content["config"]["budget"]["name"] for content in records))
     lines = [f"Study {first['study']}: {what}; {len(records)} runs, seeds {', '.join(map(str, seeds))}."]
     lines.append(
         "top-1 on the test set after the last epoch: mean ± standard deviation over seeds; gain: to the row without"
@@ -208,12 +214,17 @@ def notes(records: Records, table: pd.DataFrame) -> list[str]:
         lines.append(f"Trained on {'; '.join(places)}.")
     for content in records:
         if content["status"] != record.COMPLETED:
-            lines.append(f"{content['name']} seed={content['seed']} {content['status']}: {content['error']}")
+            reason = " ".join(str(content["error"]).split())  # one line, also in LaTeX's comments
+            lines.append(f"{content['name']} seed={content['seed']} {content['status']}: {reason}")
     if {("resnet50", content["name"]) for content in records} & paper.SLIPS and first["config"]["base"][
         "paper_table"
     ] == 10:
         lines.append(paper.SLIP_NOTE)
     return lines
+
+
+def _all(records: Records, key: str) -> str:
+    return ", ".join(dict.fromkeys(content[key] for content in records))
 
 
 def write(study: Path, to: Path) -> str:
@@ -233,7 +244,7 @@ def write(study: Path, to: Path) -> str:
     table.to_csv(written[0], index=False, lineterminator="\n")
     written[1].write_text(markdown(shown, said), encoding="utf-8")
     written[2].write_text(latex(shown, said), encoding="utf-8")
-    title = f"{records[0]['data']} · base {records[0]['base']} · {records[0]['study']}"
+    title = f"{_all(records, 'data')} · base {_all(records, 'base')} · {records[0]['study']}"
     picture.draw(table, rows_of(records), title, written[3:])
     paths = "\n".join(f"  {path}" for path in written)
     return f"\n{shown.to_string(index=False)}\n\n" + "\n".join(said) + f"\n\nreport:\n{paths}"

@@ -41,6 +41,8 @@ def transforms() -> dict[str, Transform]:
 
 def _transform(path: Path) -> Transform:
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if path.stem not in (content or {}).get("transforms", {}):
+        raise SpecError(f"{path.name}: has no entry transforms.{path.stem} with a label")
     info = content["transforms"][path.stem]
     sets: dict[str, Any] = {}
     for default in content.pop("defaults", []):  # - override /recipe: modern
@@ -114,20 +116,21 @@ def steps() -> list[str]:
 
 
 def order(names: list[str]) -> list[str]:
-    """Transforms in the order of the road; those on no step last, by name."""
-    position = {name: len(names) for name in transforms()}
-    for step in all_steps().values():
-        position |= {name: i - 1000 for i, name in enumerate(step.transforms)}
-    return sorted(names, key=lambda name: (position[name], name))
+    """Transforms in the order of the road; then those of other steps; those on no step last; each by name."""
+    position: dict[str, int] = {}
+    for rank, chain in enumerate([road(), list(all_steps().values())]):
+        for step in chain:
+            for i, name in enumerate(step.transforms):
+                position.setdefault(name, 1000 * rank + i)
+    return sorted(names, key=lambda name: (position.get(name, 2000), name))
 
 
 def name_of(names: list[str]) -> str:
     """The step that these transforms make, else the names joined: `depthwise_conv+gelu`."""
-    made_by = tuple(order(names))
     for step in all_steps().values():
-        if step.transforms == made_by and _own(step):
+        if set(step.transforms) == set(names) and _own(step):
             return step.name
-    return "+".join(made_by)
+    return "+".join(order(names))
 
 
 def refuse_conflicts(names: list[str]) -> None:

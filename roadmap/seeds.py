@@ -10,6 +10,7 @@ import random
 
 import numpy as np
 import torch
+import torch.utils.data
 
 
 def derive(seed: int, *address: int | str) -> int:
@@ -28,5 +29,5 @@ def seed_all(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
-    if torch.backends.mps.is_available():
+    if torch.backends.mps.is_available() and torch.utils.data.get_worker_info() is None:
         torch.mps.manual_seed(seed)

@@ -7,9 +7,11 @@ Fields that a preset leaves to the data (`num_classes` of an image folder, say) 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from enum import Enum
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 MISSING: Any = "???"  # OmegaConf's mark for a value that a preset has to give
@@ -128,7 +130,7 @@ class RecipeSpec:
     weight_decay: float = MISSING
     decay_norms_and_biases: bool = False  # also norms, biases and layer scale
     schedule: Schedule = MISSING
-    min_lr: float = 0.0  # end of the cosine, at `batch_size`
+    min_lr: float = 0.0  # end of the cosine, whatever the batch size
     decay_epochs: float = 30.0  # step schedule: every so many epochs ...
     decay_rate: float = 0.1  # ... times this
     rand_augment: str | None = None  # timm's notation, as rand-m9-mstd0.5-inc1
@@ -174,6 +176,8 @@ class DataSpec:
     std: list[float] = MISSING
     train_split: str = "train"
     test_split: str = "validation"
+    input_key: str = "image"  # columns of an hfds/ dataset
+    target_key: str = "label"
     num_train: int | None = None  # images of a streamed (wds) training split, where its index does not say
     workers: int | None = None  # loader processes; None: as many as this machine's cores allow
     quick_epochs: float = 10.0  # what budget=quick gives this dataset
@@ -243,6 +247,13 @@ def validate(spec: RunSpec) -> None:
     for name in ("study", "out", "reports"):
         require(bool(getattr(spec, name).strip()), name, repr(getattr(spec, name)), "must not be empty")
     require(spec.parallel is None or spec.parallel >= 1, "parallel", spec.parallel, "must be positive, or null")
+    for name in ("out", "reports"):
+        folder = Path(getattr(spec, name)).absolute()
+        parent = next(path for path in (folder, *folder.parents) if path.exists())
+        writable = parent.is_dir() and os.access(parent, os.W_OK)
+        require(writable, name, getattr(spec, name), f"{parent} is not a folder that can be written to")
+    if spec.weights is not None and not spec.weights.startswith("timm/"):
+        require(Path(spec.weights).is_file(), "weights", spec.weights, "no such file; give one, or timm/NAME")
     require(spec.weights is not None or not spec.new_head, "new_head", True, "goes with weights=...")
 
 
@@ -311,7 +322,7 @@ def _validate_data(spec: RunSpec) -> None:
     for name in ("mean", "std"):
         values = getattr(data, name)
         # A colour preset read as grey (data.in_chans=1) keeps its three numbers: their mean serves.
-        counts = len(values) in (1, data.in_chans) or data.in_chans == 1
+        counts = len(values) in (1, data.in_chans) or (data.in_chans == 1 and len(values) > 0)
         require(counts, f"data.{name}", values, f"give 1 or {data.in_chans} numbers, one per channel")
     require(min(data.std) > 0, "data.std", data.std, "must be positive")
     require(data.workers is None or data.workers >= 0, "data.workers", data.workers, "must not be negative")

@@ -60,6 +60,7 @@ class Sweeper(HydraSweeper):
         for data in {repr(spec.data): spec.data for spec in specs}.values():
             fetch(data)
         todo = [job for job in jobs if job.spec.force or record.finished(job.spec) is None]
+        check([job.spec for job in todo])
         folders = sorted({record.study_folder(spec) for spec in specs})
         before = f", {len(jobs) - len(todo)} of them finished before (force=true repeats them)" if todo != jobs else ""
         say(f"{specs[0].study}: {len(jobs)} runs below {', '.join(map(str, folders))}{before}")
@@ -116,6 +117,19 @@ class Job(NamedTuple):
     @property
     def command(self) -> str:
         return shlex.join(["python", "run_roadmap.py", *self.words])
+
+
+def check(specs: Sequence[RunSpec]) -> None:
+    """Raise SpecError where a run's device, data or weights do not fit: before anything is trained or written."""
+    alike = {repr((s.data, s.budget, s.recipe.batch_size, s.device, s.weights and s.network)): s for s in specs}
+    with _context().Pool(1) as pool:  # there torch is imported, once for this and for all runs
+        pool.map(_check, alike.values())
+
+
+def _check(spec: RunSpec) -> None:
+    from roadmap import train
+
+    train.check(spec)
 
 
 def run_alone(job: Job) -> None:

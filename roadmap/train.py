@@ -82,7 +82,7 @@ def run(spec: RunSpec, command: str = "", title: str = "") -> dict[str, Any]:
     except DivergedError as error:
         content |= {"status": record.DIVERGED, "error": str(error)}
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         content |= {"status": record.FAILED, "error": reason, "traceback": traceback.format_exc()}
     content |= _measured(outcome) | {"wall_seconds": time.time() - started}
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,6 +92,15 @@ def run(spec: RunSpec, command: str = "", title: str = "") -> dict[str, Any]:
             record.write_bytes(folder / "model.pt", _bytes(model.state_dict()))
     record.write(folder, content)  # last: where it is, all is
     return content
+
+
+def check(spec: RunSpec) -> None:
+    """Raise SpecError where the device, the data or the weights do not fit the spec; nothing is trained or written."""
+    devices.choose(spec.device, spec.precision)
+    splits = datasets.load(spec.data, spec.budget)
+    TrainLoader(splits.train, spec, plan(spec.recipe, spec.budget).batch_size, workers=0)
+    if spec.weights is not None:
+        weights.load_into(Network(spec.network), spec)
 
 
 def train(spec: RunSpec, place: devices.Place, outcome: Outcome, title: str = "") -> nn.Module:

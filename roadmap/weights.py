@@ -127,8 +127,6 @@ def _from_timm(source: str) -> dict[str, Tensor]:
 
 def _from_file(source: str) -> dict[str, Tensor]:
     path = Path(source)
-    if not path.is_file():
-        raise SpecError(f"weights={source}: no such file; give one, or timm/NAME")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -60,6 +60,19 @@ def test_the_recipe_can_be_taken_back() -> None:
     assert (spec.recipe.name, spec.network.layer_scale, spec.network.init.value) == ("baseline", None, "kaiming")
 
 
+def test_another_file_with_a_known_change_does_not_move_the_road(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of one's own that takes a transform out of its order leaves all names and orders as they are."""
+    before = [(name, road.order(list(step.transforms)), road.name_of(list(step.transforms)))
+              for name, step in road.all_steps().items()]  # fmt: skip
+    own = {**road.all_steps(), "vanilla_gelu": road.Step("vanilla_gelu", "baseline", ("gelu",))}
+    monkeypatch.setattr(road, "all_steps", lambda: own)
+    road.road.cache_clear()
+    for name, ordered, called in before:
+        assert (road.order(ordered[::-1]), road.name_of(ordered)) == (ordered, called), name
+    assert road.name_of(["gelu"]) == "vanilla_gelu"
+    road.road.cache_clear()
+
+
 def test_resnextify_is_increase_width() -> None:
     one, other = compose("+step=resnextify", "base=resnet200"), compose("+step=increase_width", "base=resnet200")
     assert one == other
@@ -112,6 +125,10 @@ REFUSED = [
     (("data=folder", "data.root=nowhere"), "data.root=nowhere: is not there"),
     (("data=imagenet", "data.root=nowhere"), "data.root=nowhere: is not there"),
     (("data=timm",), "data.name"),
+    (("data.num_classes=7",), "data.num_classes=7: digits has 10 classes"),
+    (("weights=none.pt",), "weights=none.pt: no such file"),
+    (("out=/etc/passwd/runs",), "out=/etc/passwd/runs: /etc/passwd is not a folder"),
+    (("data.mean=[]",), "data.mean=[]"),
     (("data=timm", "data.name=hfds/a/b"), "data.num_classes=null: give the number of classes"),
     (("data.name=letters",), "data.name=letters: unknown"),
     (("data=cifar10", "data.download=false"), "data.root=data/cifar10: cifar10 is not there"),
@@ -142,6 +159,8 @@ AT_THE_COMMAND_LINE = [
     ("-m", "+step=baseline", "network.width=8,-3"),
     ("+study=roadmap", "recipe.lr=-1"),
     ("+study=roadmap", "nonsense=1"),
+    ("-m", "+step=baseline,gelu", "budget.batch_size=4096"),
+    ("-m", "+step=baseline", "device=cuda"),
     ("-m", "+step=glob(nothing*)"),
 ]
 
@@ -160,7 +179,6 @@ def test_the_command_line_says_one_line_and_writes_nothing(
 LATER = [
     ("budget.batch_size=4096", "budget.batch_size=4096: there are only 128 training images"),
     ("budget.train_images=99999", "budget.train_images=99999: there are only 1437"),
-    ("weights=none.pt", "weights=none.pt: no such file"),
     ("weights=other.pt", "weights=other.pt: has 7 classes, data=digits has 10"),
     ("device=mps", "device=mps: PyTorch finds no such device here"),
 ]

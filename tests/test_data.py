@@ -146,39 +146,44 @@ def test_large_images_stream_from_folders_in_colour_and_grey(tmp_path: Path, ste
     assert sum(len(x) for x, _ in eval_loader(test, spec, 4, 0)) == 11
 
 
-def shards(folder: Path, count: int = 24) -> Path:
-    """A webdataset of two classes: one shard for each split, and the index that timm reads."""
+def shards(folder: Path, num_shards: int, count: int = 24) -> Path:
+    """A webdataset of two classes: `num_shards` shards for each split, and the index that timm reads."""
     folder.mkdir()
     generator = np.random.default_rng(0)
     info: dict[str, Any] = {}
     for split in ("train", "validation"):
-        name = f"{split}-0000.tar"
-        with tarfile.open(folder / name, "w") as tar:
-            for i in range(count):
-                picture = io.BytesIO()
-                Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(picture, "PNG")
-                for ending, content in (("png", picture.getvalue()), ("cls", str(i % 2).encode())):
-                    member = tarfile.TarInfo(f"{i:04}.{ending}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
-        info[split] = {"name": split, "filenames": [name], "shard_lengths": [count], "num_samples": count}
+        names = [f"{split}-{i:04}.tar" for i in range(num_shards)]
+        for k, name in enumerate(names):
+            with tarfile.open(folder / name, "w") as tar:
+                for i in range(k, count, num_shards):
+                    picture = io.BytesIO()
+                    Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(picture, "PNG")
+                    for ending, content in (("png", picture.getvalue()), ("cls", str(i % 2).encode())):
+                        member = tarfile.TarInfo(f"{i:04}.{ending}")
+                        member.size = len(content)
+                        tar.addfile(member, io.BytesIO(content))
+        lengths = [count // num_shards] * num_shards
+        info[split] = {"name": split, "filenames": names, "shard_lengths": lengths, "num_samples": count}
     (folder / "_info.json").write_text(json.dumps({"splits": info}))
     return folder
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves its shards open
-def test_timms_webdatasets(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("num_shards", "workers", "steps"), [(1, 0, 3), (1, 2, 3), (2, 2, 2)])
+def test_timms_webdatasets(tmp_path: Path, num_shards: int, workers: int, steps: int) -> None:
+    """Each worker reads its own shards and drops what is left of them; a worker without a shard is not started."""
     pytest.importorskip("webdataset")
-    root = shards(tmp_path / "shards")
+    root = shards(tmp_path / "shards", num_shards)
     words = ("data=timm", "data.name=wds/shards", f"data.root={root}", "data.num_classes=2", "data.image_size=32")
     spec = compose("+step=gelu", *words)
     train, test = datasets.load(spec.data, spec.budget)
-    loader = TrainLoader(train, spec, 8, 0)
-    assert loader.steps_per_epoch == 3
-    batches = list(loader.epoch(0))
-    assert [len(x) for x, _ in batches] == [8, 8, 8] and batches[0][0].shape[1:] == (3, 32, 32)
-    labels = torch.cat([y for _, y in eval_loader(test, spec, 10, 2)])
-    assert labels.tolist() == [i % 2 for i in range(24)]
+    loader = TrainLoader(train, spec, 8, workers)
+    assert loader.steps_per_epoch == steps
+    for epoch in range(2):
+        batches = list(loader.epoch(epoch))
+        assert [len(x) for x, _ in batches] == [8] * steps and batches[0][0].shape[1:] == (3, 32, 32)
+    labels = torch.cat([y for _, y in eval_loader(test, spec, 10, workers)])
+    assert sorted(labels.tolist()) == [0] * 12 + [1] * 12
 
 
 def test_timms_torch_datasets_by_name(tmp_path: Path) -> None:

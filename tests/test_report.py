@@ -102,6 +102,29 @@ def test_rows_of_one_step_under_two_settings_are_told_apart(tmp_path: Path) -> N
     assert table["delta"].tolist()[1::2] == [7.0, 7.0]
 
 
+def test_two_bases_and_two_datasets_make_two_roads_each(tmp_path: Path) -> None:
+    for base in ("nano", "micro"):
+        for data in ("digits", "fashion_mnist"):
+            for i, step in enumerate(("training_recipe", "stage_ratio", "increase_width")):
+                write_run(tmp_path, 50.0 + i, f"+step={step}", f"base={base}", f"data={data}")
+    records = report.read_study(tmp_path / "runs")
+    table = report.tabulate(records)
+    assert table["step"].tolist()[:2] == [
+        f"{step} base.name=micro data.name=digits" for step in ("training_recipe", "stage_ratio")
+    ]
+    assert table["delta"].dropna().tolist() == [1.0] * 4
+    assert report.notes(records, table)[0].startswith("Study runs: digits, fashion_mnist, base micro, nano, ")
+
+
+def test_an_error_of_many_lines_stays_one_comment_in_latex(tmp_path: Path) -> None:
+    write_run(tmp_path, None, "+step=gelu", status="failed", error="one\ntwo_")
+    report.write(tmp_path / "runs", tmp_path / "told")
+    tex = (tmp_path / "told" / "roadmap.tex").read_text(encoding="utf-8").splitlines()
+    assert all(
+        line.startswith("%") for line in tex[: tex.index(next(line for line in tex if "begin{tabular}" in line))]
+    )
+
+
 def test_a_folder_without_records_is_an_error(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "roadmap.report", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)

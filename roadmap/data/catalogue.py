@@ -20,6 +20,8 @@ DOWNLOADS = {
     "cifar100": "cifar-100-python",
     "imagenette": "imagenette2-160",
 }
+CLASSES = {"digits": 10, "fashion_mnist": 10, "cifar10": 10, "cifar100": 100, "imagenette": 10}
+EMBEDDED_OR_DOWNLOADED = tuple(CLASSES)
 FOLDERS = ("folder", "imagenet")
 SPLITS = {"train": ("train",), "test": ("val", "validation", "test")}
 
@@ -29,6 +31,10 @@ def complete(data: DataSpec) -> DataSpec:
 
     Raises SpecError where the data is not there and cannot be downloaded, or is not what the fields say.
     """
+    if data.name in CLASSES:
+        fits = data.num_classes in (None, CLASSES[data.name])
+        require(fits, "data.num_classes", data.num_classes, f"{data.name} has {CLASSES[data.name]} classes")
+        data = replace(data, num_classes=CLASSES[data.name])
     if data.name == "digits":
         return data
     if data.name in FOLDERS:
@@ -40,8 +46,8 @@ def complete(data: DataSpec) -> DataSpec:
         there = data.root is not None and Path(data.root).is_dir()
         require(not streamed or there, "data.root", data.root, f"give the folder of {data.name}'s shards")
         return data
-    if data.name not in (*DOWNLOADS, "fashion_mnist"):
-        names = ", ".join(["digits", "fashion_mnist", *DOWNLOADS, *FOLDERS])
+    if data.name not in CLASSES:
+        names = ", ".join([*CLASSES, *FOLDERS])
         raise SpecError(f"data.name={data.name}: unknown; there are {names}, and timm's, as hfds/OWNER/NAME")
     data = replace(data, root=str(data.root or DEFAULT_ROOT / data.name))
     if not is_present(data) and not data.download:

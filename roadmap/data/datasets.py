@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, Subset
 
-from roadmap.data.catalogue import FASHION_FILES, FOLDERS, fashion_folder, fetch, split_folder
+from roadmap.data.catalogue import DEFAULT_ROOT, FASHION_FILES, FOLDERS, fashion_folder, fetch, split_folder
 from roadmap.spec import BudgetSpec, DataSpec, SpecError
 
 
@@ -36,6 +36,11 @@ def load(data: DataSpec, budget: BudgetSpec) -> Splits:
     """The training and the test split, cut to the budget. Raises SpecError where the data is not as its fields say."""
     fetch(data)
     train, test = _load(data)
+    for split in (train, test):
+        targets = getattr(split, "targets", None)
+        highest = int(max(targets)) if targets is not None and len(targets) else 0
+        if data.num_classes is not None and highest >= data.num_classes:
+            raise SpecError(f"data.num_classes={data.num_classes}: {data.name} has labels up to {highest}")
     return Splits(_cut(train, budget.train_images, "train"), _cut(test, budget.test_images, "test"))
 
 
@@ -95,20 +100,22 @@ def _timm(data: DataSpec) -> Splits:
     from timm.data import create_dataset
 
     mode = "L" if data.in_chans == 1 else "RGB"
+    prefix = data.name.split("/")[0].lower()
     parts = []
     for split, training in ((data.train_split, True), (data.test_split, False)):
         try:
             part = create_dataset(
                 data.name,
-                root=data.root,
+                root=data.root or (None if prefix.startswith("hf") else str(DEFAULT_ROOT / data.name)),
                 split=split,
                 is_training=training,
                 input_img_mode=mode,
+                download=data.download,
+                **({"input_key": data.input_key, "target_key": data.target_key} if prefix == "hfds" else {}),
                 num_samples=data.num_train if training else None,
             )
         except ImportError as error:
-            prefix = data.name.split("/")[0]
-            raise SpecError(f"data.name={data.name}: {error}; install the extra {prefix}") from error
+            raise SpecError(f"data.name={data.name}: {error}; {prefix} needs a package of its own") from error
         except Exception as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise SpecError(f"data.name={data.name}: timm cannot open split {split} ({reason})") from error

@@ -37,13 +37,14 @@ class TrainLoader:
         self.streamed = isinstance(images, IterableDataset)
         source: Dataset[Any]
         if isinstance(images, IterableDataset):
-            _set_workers(images, workers)
+            workers = _set_workers(images, workers)
             source = AugmentedStream(images, data, transform, seed)
         else:
             source = Augmented(images, data, transform, seed)
         self.source = source
         self.num_images = len(images)  # type: ignore[arg-type]
-        if self.num_images < batch_size:
+        readers = max(1, workers) if self.streamed else 1
+        if self.num_images // readers < batch_size:
             raise SpecError(f"budget.batch_size={batch_size}: there are only {self.num_images} training images")
         self.sampler = EpochSampler(self.num_images, batch_size, seed)
         common: dict[str, Any] = {"num_workers": workers, "pin_memory": torch.cuda.is_available()}
@@ -54,6 +55,9 @@ class TrainLoader:
 
     @property
     def steps_per_epoch(self) -> int:
+        if self.streamed:  # each worker reads its share and drops its own last incomplete batch
+            readers = max(1, self.loader.num_workers)
+            return readers * (self.num_images // readers // self.batch_size)
         return self.num_images // self.batch_size
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -146,7 +150,8 @@ def eval_loader(images: Dataset[Any], run: RunSpec, batch_size: int, workers: in
         _set_workers(images, 1)  # one reader keeps the order
         return DataLoader(PlainStream(images, data, transform), batch_size=batch_size)
     source = Plain(images, data, transform)
-    return DataLoader(source, batch_size=batch_size, num_workers=workers, persistent_workers=workers > 0)
+    pin = torch.cuda.is_available()
+    return DataLoader(source, batch_size, num_workers=workers, persistent_workers=workers > 0, pin_memory=pin)
 
 
 def train_transform(data: DataSpec, recipe: RecipeSpec, share: float) -> Transform:
@@ -210,8 +215,13 @@ def pil_mode(data: DataSpec) -> str:
     return "L" if data.in_chans == 1 else "RGB"
 
 
-def _set_workers(images: IterableDataset[Any], workers: int) -> None:
+def _set_workers(images: IterableDataset[Any], workers: int) -> int:
+    """Tell a streamed dataset how many workers share it: `workers`, but no more than it has shards to share."""
+    reader: Any = images.reader  # type: ignore[attr-defined]
+    shards = getattr(getattr(reader, "split_info", None), "filenames", None)
+    workers = min(workers, len(shards)) if shards else workers
     images.set_loader_cfg(num_workers=max(1, workers))  # type: ignore[attr-defined]
+    return workers
 
 
 def num_workers(data: DataSpec, device: str) -> int:
