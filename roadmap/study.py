@@ -257,10 +257,11 @@ class RunProcess:
 def _context() -> Any:
     """A server process that has imported torch once and forks a fresh process for every run; where forking is not safe
     (macOS) or not there (Windows), a new interpreter for every run."""
-    if sys.platform != "linux":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["roadmap.train"])
+    method = "forkserver" if sys.platform == "linux" else "spawn"
+    multiprocessing.set_start_method(method, force=True)  # joblib's workers name one that only they know
+    context: Any = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["roadmap.train"])
     return context
 
 

@@ -146,6 +146,16 @@ def test_the_study_end_to_end(command_line: CommandLine, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_another_launcher_places_the_runs(command_line: CommandLine, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = ("-m", "+step=baseline", "seed=0,1", *TINY, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    done = command_line(*words)
+    assert done.returncode == 0, done.stderr + done.stdout
+    table = pd.read_csv(tmp_path / "reports" / "runs" / "roadmap.csv")
+    assert table[["n_seeds", "status"]].to_numpy().tolist() == [[2, "completed"]]
+
+
+@pytest.mark.slow
 def test_fashion_mnist_from_its_files(command_line: CommandLine, tmp_path: Path, fashion: Path) -> None:
     words = (
         "data=fashion_mnist",
