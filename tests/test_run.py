@@ -203,8 +203,8 @@ def test_training_learns() -> None:
 
 
 def test_evaluation_counts_by_hand() -> None:
-    """Four images, five classes: logits in, top-1, top-5 and loss out."""
-    spec = compose("data.num_classes=6", "network.num_classes=6", "data=digits")
+    """Four images, six classes: logits in, top-1, top-5 and loss out."""
+    spec = compose("+step=baseline")
     from roadmap.recipe import BatchAugment
 
     logits = torch.tensor([[9.0, 0, 0, 0, 0, -9], [0, 9, 0, 0, 0, -9], [0, 0, 0, 0, 9, -9], [0, 0, 0, 9, 0, -9]])
@@ -240,6 +240,20 @@ def test_names_of_runs_follow_what_decides_the_result() -> None:
         folder(*words) for words in (["seed=1"], ["network.width=20"], ["budget.epochs=3"], ["recipe.lr=1"], ["out=x"])
     ]
     assert len({same, *others}) == 6
+
+
+def test_two_folders_of_images_are_two_runs_and_so_are_two_files_of_weights(tmp_path: Path) -> None:
+    roots = [images_below(tmp_path / name, {"a": 1, "b": 1}) for name in ("one", "other")]
+    folders = [record.run_folder(compose("data=folder", f"data.root={root}")) for root in roots]
+    assert len(set(folders)) == 2
+    path = tmp_path / "w.pt"
+    names = set()
+    for content in (b"before", b"after"):
+        path.write_bytes(content)
+        names.add(record.run_folder(compose(f"weights={path}")))
+    assert len(names) == 2
+    idx = [record.run_folder(compose("data=fashion_mnist", f"data.root={root}")) for root in roots]
+    assert len(set(idx)) == 1  # the same images wherever they lie
 
 
 def test_records_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: Any) -> None:

@@ -105,7 +105,6 @@ def test_another_number_of_classes_wants_a_new_head(tmp_path: Path) -> None:
     ("content", "said"),
     [
         (b"no weights", "is not a file of weights"),
-        (None, "no such file"),
         ({"stem.conv.weight": torch.zeros(2, 1, 1, 1)}, "does not fit this network"),
         ({"epoch": 3}, "holds no state dict"),
     ],
@@ -114,7 +113,7 @@ def test_files_that_are_no_weights(tmp_path: Path, content: Any, said: str) -> N
     path = tmp_path / "w.pt"
     if isinstance(content, bytes):
         path.write_bytes(content)
-    elif content is not None:
+    else:
         torch.save(content, path)
     spec = compose("+step=gelu", f"weights={path}")
     with pytest.raises(SpecError, match=said) as caught:
