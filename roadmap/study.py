@@ -189,7 +189,7 @@ def placement(jobs: Sequence[Job]) -> tuple[int, int | None]:
     """How many runs at once, and with how many CPU threads each (None: as many as PyTorch takes).
 
     Networks for small images gain more from processes than from threads: on two cores two processes of one thread
-    train 1.3 to 2 times as many images/s as one of two. An accelerator takes one run at a time.
+    train 1.2 to 1.5 times as many images/s as one of two (`benchmarks/cpu.py`). An accelerator takes one run at a time.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = jobs[0].spec.parallel

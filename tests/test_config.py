@@ -159,13 +159,13 @@ AT_THE_COMMAND_LINE = [
     ("-m", "+step=baseline", "network.width=8,-3"),
     ("+study=roadmap", "recipe.lr=-1"),
     ("+study=roadmap", "nonsense=1"),
-    ("-m", "+step=baseline,gelu", "budget.batch_size=4096"),
-    ("-m", "+step=baseline", "device=cuda"),
+    pytest.param(("-m", "+step=baseline,gelu", "budget.batch_size=4096"), marks=pytest.mark.slow),
+    pytest.param(("-m", "+step=baseline", "device=cuda"), marks=pytest.mark.slow),
     ("-m", "+step=glob(nothing*)"),
 ]
 
 
-@pytest.mark.parametrize("words", AT_THE_COMMAND_LINE, ids=[" ".join(words) for words in AT_THE_COMMAND_LINE])
+@pytest.mark.parametrize("words", AT_THE_COMMAND_LINE, ids=str)
 def test_the_command_line_says_one_line_and_writes_nothing(
     words: tuple[str, ...], command_line: CommandLine, tmp_path: Path
 ) -> None:
