@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from roadmap import record, road, study
-from roadmap.config import CONFIG_ERRORS, one_line, register, to_spec
+from roadmap.config import CONFIG_ERRORS, name_study, one_line, register, to_spec
 
 FAILED, MISTAKE, INTERRUPTED = 1, 2, 130  # exit codes: a run failed or diverged; nothing was started; Ctrl-C
 
@@ -28,6 +28,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of to Hydra's own printer
     if any(word == "-c" or word.startswith("--cfg") for word in sys.argv) and "--resolve" not in sys.argv:
         sys.argv.append("--resolve")
+    sys.argv[1:] = name_study(sys.argv[1:])
     with exit_codes():
         hydra.main(version_base="1.3", config_path=str(road.CONF), config_name="config")(run)()
 

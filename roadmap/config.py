@@ -69,10 +69,25 @@ def compose_config(*overrides: str) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(road.CONF), version_base="1.3"):
-            return hydra_compose("config", list(overrides))
+            return hydra_compose("config", name_study(list(overrides)))
     finally:
         if busy is not None:
             GlobalHydra.instance().initialize(busy)
+
+
+def name_study(words: list[str]) -> list[str]:
+    """Let `study=NAME` set the field: Hydra would take it for a choice of the group `study`, which NAME then becomes.
+
+    With `+study=X` beside it, NAME is the study X under another name.
+    """
+    names = [word.removeprefix("study=") for word in words if re.fullmatch(r"study=[\w.-]+", word)]
+    if not names:
+        return words
+    (*_, name) = names
+    others = [word.removeprefix("+study=") for word in words if word.startswith("+study=")]
+    node = {"defaults": [*others, "_self_"], "study": name}
+    ConfigStore.instance().store(group="study", name=f"named_{name}", node=node, package="_global_")
+    return [word for word in words if not re.match(r"\+?study=", word)] + [f"+study=named_{name}"]
 
 
 def to_spec(config: DictConfig) -> RunSpec:

@@ -116,7 +116,8 @@ class Job(NamedTuple):
 
     @property
     def command(self) -> str:
-        return shlex.join(["python", "run_roadmap.py", *self.words])
+        words = [word.replace("+study=named_", "study=") for word in self.words]  # see config.name_study
+        return shlex.join(["python", "run_roadmap.py", *words])
 
 
 def check(specs: Sequence[RunSpec]) -> None:

@@ -55,6 +55,13 @@ def test_step_and_transform_and_field() -> None:
     assert road.name_of(list(spec.transforms)).endswith("gelu+layer_norm")
 
 
+def test_a_study_can_be_named() -> None:
+    assert compose("+step=gelu").study == "runs"
+    assert compose("+step=gelu", "study=mine").study == "mine"
+    assert compose("+step=gelu", "+study=roadmap").study == "roadmap"
+    assert compose("+step=gelu", "+study=roadmap", "study=mine").study == "mine"
+
+
 def test_the_recipe_can_be_taken_back() -> None:
     spec = compose("+step=separate_downsampling", "recipe=baseline")
     assert (spec.recipe.name, spec.network.layer_scale, spec.network.init.value) == ("baseline", None, "kaiming")
