@@ -60,7 +60,8 @@ class Sweeper(HydraSweeper):
         for data in {repr(spec.data): spec.data for spec in specs}.values():
             fetch(data)
         todo = [job for job in jobs if job.spec.force or record.finished(job.spec) is None]
-        check([job.spec for job in todo])
+        if todo:
+            check([job.spec for job in todo])
         folders = sorted({record.study_folder(spec) for spec in specs})
         before = f", {len(jobs) - len(todo)} of them finished before (force=true repeats them)" if todo != jobs else ""
         say(f"{specs[0].study}: {len(jobs)} runs below {', '.join(map(str, folders))}{before}")
