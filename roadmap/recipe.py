@@ -1,20 +1,22 @@
-"""The parts of a training recipe, from timm: optimizer, schedule, and what happens to a whole batch of images."""
+"""The parts of a training recipe: optimizer and schedule, from timm, and what happens to a whole batch of images."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
-from timm.data.mixup import Mixup
-from timm.data.random_erasing import RandomErasing
 from timm.optim import create_optimizer_v2
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from timm.scheduler.step_lr import StepLRScheduler
 from torch import Tensor, nn
 
-from roadmap import spec
+from roadmap import augment, spec
 from roadmap.budget import Plan
-from roadmap.data.loading import channel_stats
+from roadmap.data.loading import Batch
+from roadmap.data.transforms import channel_stats, per_channel
+from roadmap.seeds import uniform
 
 
 def optimizer(model: nn.Module, recipe: spec.RecipeSpec, lr: float) -> torch.optim.Optimizer:
@@ -42,34 +44,74 @@ def schedule(optimizer: torch.optim.Optimizer, recipe: spec.RecipeSpec, plan: Pl
     return StepLRScheduler(optimizer, decay_t=decay_t, decay_rate=recipe.decay_rate, **warmup)
 
 
-class BatchAugment:
-    """uint8 images (N,C,H,W) and labels (N,) -> normalized float32 images on the device and targets for `loss`.
+AT_ONCE = 2048  # images that are cropped, flipped and RandAugmented together
 
-    Random erasing draws for each image; Mixup or CutMix, one of the two with even odds, for the whole batch.
+
+class BatchAugment:
+    """A batch of uint8 images and labels -> normalized float32 images on the device and targets for `loss`.
+
+    With `whole`, crop, flip and RandAugment happen here too, to all images at once; else loader processes did them.
     """
 
-    def __init__(self, run: spec.RunSpec, device: torch.device) -> None:
+    def __init__(self, run: spec.RunSpec, device: torch.device, whole: bool = False) -> None:
         data, recipe, share = run.data, run.recipe, run.budget.regularization
-        self.device = device
+        self.device, self.data, self.seed, self.share, self.whole = device, data, run.seed, share, whole
+        mean = per_channel(data.mean, data.in_chans)
         self.mean, self.std = (stat.to(device) for stat in channel_stats(data))
-        self.erase = None
-        if recipe.random_erasing * share > 0:
-            self.erase = RandomErasing(recipe.random_erasing * share, mode="pixel", device=device)
-        self.mixup = None
+        self.rand_augment = None
+        if recipe.rand_augment is not None and share > 0 and whole:
+            fill = [255 * value for value in mean]
+            self.rand_augment = augment.RandAugment(recipe.rand_augment, fill, recipe.interpolation)
+        self.erasing = recipe.random_erasing * share
+        self.mix = None
         if recipe.mixup > 0 or recipe.cutmix > 0:
-            smooth = {"label_smoothing": recipe.label_smoothing, "num_classes": run.network.num_classes}
-            self.mixup = Mixup(recipe.mixup, recipe.cutmix, prob=share, **smooth)
+            assert run.network.num_classes is not None
+            each = recipe.mixing is spec.Mixing.image
+            smoothing = recipe.label_smoothing
+            self.mix = augment.Mix(recipe.mixup, recipe.cutmix, share, run.network.num_classes, smoothing, each)
 
     def normalize(self, images: Tensor) -> Tensor:
         images = images.to(self.device, non_blocking=True).float()
         return images.sub_(self.mean).div_(self.std)
 
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        images, labels = self.normalize(images), labels.to(self.device, non_blocking=True)
-        if self.erase is not None:
-            images = self.erase(images)
-        if self.mixup is not None:
-            images, labels = self.mixup(images, labels)
+    def ahead(self, batches: Iterator[Batch], epoch: int) -> Iterator[Batch]:
+        """The same batches, cropped, flipped and RandAugmented if that is to be done here, several at once: of small
+        images that is two to three times as fast as one after the other, and no draw changes."""
+        if not self.whole:
+            yield from batches
+            return
+        while True:
+            some = []
+            for batch in batches:
+                some.append(batch)
+                if len(some) * len(batch.labels) >= AT_ONCE:
+                    break
+            if not some:
+                return
+            images = self._vary(torch.cat([b.images for b in some]), torch.cat([b.indices for b in some]), epoch)
+            for batch, varied in zip(some, images.split([len(b.labels) for b in some]), strict=True):
+                yield batch._replace(images=varied)
+
+    def _vary(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        draws = uniform(self.seed, indices, "crop", epoch, count=3)
+        if self.data.crop_padding > 0:
+            images = augment.crop(images, self.data.crop_padding, draws[:, :2])
+        if self.data.flip > 0:
+            images = augment.flip(images, self.data.flip, draws[:, 2])
+        if self.rand_augment is not None:
+            images = self.rand_augment(images, indices, self.seed, epoch, self.share)
+        return images
+
+    def __call__(self, batch: Batch, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        """What is left to do to a batch of `ahead`; `batch_size` is that of the global batch, of which it may be a
+        part."""
+        labels = batch.labels.to(self.device, non_blocking=True)
+        images = self.normalize(batch.images)
+        if self.erasing > 0:
+            images = augment.erase(images, self.erasing, batch.indices, self.seed, epoch)
+        if self.mix is not None:
+            where = (None, None) if batch.unreadable else (batch.positions, batch_size)
+            images, labels = self.mix(images, labels, self.seed, epoch, step, *where)
         return images.contiguous(memory_format=torch.channels_last), labels
 
 

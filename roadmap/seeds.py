@@ -11,6 +11,7 @@ import random
 import numpy as np
 import torch
 import torch.utils.data
+from torch import Tensor
 
 
 def derive(seed: int, *address: int | str) -> int:
@@ -31,3 +32,30 @@ def seed_all(seed: int) -> None:
         torch.cuda.manual_seed_all(seed)
     if torch.backends.mps.is_available() and torch.utils.data.get_worker_info() is None:
         torch.mps.manual_seed(seed)
+
+
+def uniform(seed: int, index: Tensor, *address: int | str, count: int) -> Tensor:
+    """`count` numbers in [0, 1) for each of `index` (N,) int64: float32 (N, count) on the device of `index`.
+
+    A row depends on the seed, the address and its own index alone, not on the rest of the batch: the same draws however
+    a batch is split over processes. (SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators",
+    OOPSLA 2014; 24 bits of it.)
+    """
+    stream = _mix(index * _GOLDEN + derive(seed, *address))
+    counter = torch.arange(1, count + 1, device=index.device) * _GOLDEN
+    bits = _shift(_mix(stream[:, None] + counter), 40)
+    return bits.to(torch.float32) / 2**24
+
+
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # int64 arithmetic wraps around, as SplitMix64 wants
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift(x, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
+    x = (x ^ _shift(x, 27)) * (0x94D049BB133111EB - 2**64)
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """To the right, without the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

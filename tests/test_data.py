@@ -14,9 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
+from roadmap import recipe
 from roadmap.config import compose
 from roadmap.data import catalogue, datasets
-from roadmap.data.loading import TrainLoader, eval_loader
+from roadmap.data.loading import BadImageError, Batch, Split, eval_loader, train_loader
+from roadmap.distributed import World
+from roadmap.recipe import BatchAugment
 from roadmap.spec import DataSpec, RunSpec, SpecError
 from tests.test_config import images_below
 
@@ -96,41 +99,122 @@ def test_a_failed_download_says_what_to_put_where_and_leaves_nothing(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def loaded(spec: RunSpec, epoch: int, workers: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+CPU = torch.device("cpu")
+
+
+def loaded(spec: RunSpec, epoch: int, workers: int = 0, start: int = 0, size: int = 32) -> list[Batch]:
     train, _ = datasets.load(spec.data, spec.budget)
-    return [(x.clone(), y.clone()) for x, y in TrainLoader(train, spec, 32, workers).epoch(epoch)]
+    return list(train_loader(train, spec, Split(size), workers, CPU).epoch(epoch, start))
 
 
-def test_every_draw_is_a_function_of_seed_and_epoch() -> None:
-    """Not of the number of workers, of what was drawn before, or of PyTorch's own generator."""
-    words = ("+step=gelu", "budget=smoke", "budget.regularization=1")
+def same(one: list[Batch], other: list[Batch]) -> bool:
+    return len(one) == len(other) and all(
+        torch.equal(x, y) for a, b in zip(one, other, strict=True) for x, y in zip(a[:4], b[:4], strict=True)
+    )
+
+
+@pytest.mark.parametrize("small", [True, False], ids=["memory", "workers"])
+def test_every_draw_is_a_function_of_seed_and_epoch(small: bool) -> None:
+    """Not of the number of workers, of what was drawn before, of PyTorch's own generator, or of where one begins."""
+    words = ("+step=gelu", "budget=smoke", "budget.regularization=1", f"data.small_images={small}")
     spec = compose(*words)
-    first = loaded(spec, 3, workers=0)
+    first = loaded(spec, 3)
+    assert len(first) == 4
     torch.rand(7)
-    for other in (loaded(spec, 3, workers=2), loaded(spec, 3, workers=0)):
-        assert len(first) == len(other) == 4
-        assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(first, other, strict=True))
-    for different in (loaded(spec, 4, workers=0), loaded(compose(*words, "seed=1"), 3, workers=0)):
-        assert not torch.equal(first[0][0], different[0][0])
+    assert same(first, loaded(spec, 3, workers=2)) and same(first, loaded(spec, 3))
+    assert same(first[2:], loaded(spec, 3, workers=2, start=2)) and same([], loaded(spec, 3, start=4))
+    for different in (loaded(spec, 4), loaded(compose(*words, "seed=1"), 3)):
+        assert not torch.equal(first[0].images, different[0].images)
 
 
 def test_one_epoch_is_every_image_once() -> None:
-    spec = compose("+step=baseline", "budget=smoke", "data.crop_padding=0")
+    spec = compose("+step=baseline", "budget=smoke")
     train, _ = datasets.load(spec.data, spec.budget)
-    seen = torch.cat([x for x, _ in TrainLoader(train, spec, 32, 0).epoch(0)])
+    seen = torch.cat([batch.images for batch in loaded(spec, 0)])
     known = torch.stack([torch.from_numpy(np.asarray(image)[None].copy()) for image, _ in train])  # type: ignore[attr-defined]
     assert seen.dtype == torch.uint8 and seen.shape == (128, 1, 8, 8)
     assert sorted(map(bytes, seen.numpy())) == sorted(map(bytes, known.numpy()))
 
 
+@pytest.mark.parametrize(("processes", "parts"), [(2, 1), (1, 3), (3, 2)])
+@pytest.mark.parametrize("small", [True, False], ids=["memory", "workers"])
+def test_processes_and_parts_share_a_batch(processes: int, parts: int, small: bool) -> None:
+    """Together they hold each image of the batch once, and each holds whole pairs of Mixup."""
+    spec = compose("+step=gelu", "budget=smoke", "budget.regularization=1", f"data.small_images={small}")
+    train, _ = datasets.load(spec.data, spec.budget)
+    (whole, *_) = loaded(spec, 2)
+    images = dict(zip(whole.indices.tolist(), whole.images, strict=True))
+    places = dict(zip(whole.positions.tolist(), whole.indices.tolist(), strict=True))
+    seen: list[int] = []
+    for rank in range(processes):
+        loader = train_loader(train, spec, Split(32, World(rank, processes), parts), 0, CPU)
+        for _, part in zip(range(parts), loader.epoch(2), strict=False):
+            assert (part.positions + part.positions.flip(0) == 31).all()
+            for image, index, place in zip(part.images, part.indices.tolist(), part.positions.tolist(), strict=True):
+                assert torch.equal(image, images[index]) and places[place] == index
+                seen.append(place)
+    assert sorted(seen) == list(range(32))
+
+
+def test_images_in_memory_are_brought_to_size_once() -> None:
+    for words, shape in ((("data.image_size=16",), (1, 16, 16)), (("data.in_chans=3",), (3, 8, 8))):
+        spec = compose("+step=baseline", "budget=smoke", *words)
+        (batch, *_) = loaded(spec, 0)
+        assert batch.images.shape == (32, *shape)
+
+
+def test_cifars_images_live_in_memory(monkeypatch: Any) -> None:
+    import torchvision.datasets
+
+    class Fake:
+        def __init__(self, root: str, train: bool) -> None:
+            self.data: np.ndarray = np.full((20, 32, 32, 3), 7 + train, dtype=np.uint8)
+            self.targets = [0, 1] * 10
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", Fake)
+    monkeypatch.setattr(datasets, "fetch", lambda data: None)
+    train, test = datasets.load(compose("data=cifar10").data, compose("data=cifar10").budget)
+    assert isinstance(train, datasets.ImageArray) and train.images.max() == 8
+    assert isinstance(test, datasets.ImageArray) and test.images.max() == 7
+
+
 def test_augmentation_changes_images_and_the_test_set_stays() -> None:
-    spec = compose("+step=gelu", "budget=smoke", "budget.regularization=1")
+    words = ("+step=gelu", "budget=smoke", "budget.regularization=1")
+    spec = compose(*words)
     _, test = datasets.load(spec.data, spec.budget)
-    plain = torch.cat([x for x, _ in eval_loader(test, spec, 10, 0)])
+    plain = torch.cat([batch.images for batch in eval_loader(test, spec, 10, 0, CPU)])
     assert plain.shape == (64, 1, 8, 8)
-    assert torch.equal(plain, torch.cat([x for x, _ in eval_loader(test, spec, 64, 2)]))
-    one, other = (sorted(map(bytes, torch.cat([x for x, _ in loaded(spec, epoch, 0)]).numpy())) for epoch in (0, 1))
-    assert one != other
+    slow = compose(*words, "data.small_images=false", "recipe.test_crop=1")
+    assert torch.equal(plain, torch.cat([batch.images for batch in eval_loader(test, slow, 64, 2, CPU)]))
+    shares = [eval_loader(test, spec, 10, 0, CPU, World(rank, 3)) for rank in range(3)]
+    assert sorted(i for share in shares for batch in share for i in batch.indices.tolist()) == list(range(64))
+    augment = BatchAugment(spec, CPU, whole=True)
+    one, other = (next(augment.ahead(iter(loaded(spec, 0)), epoch)).images for epoch in (0, 1))
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("at_once", [1, 40, 2048])
+def test_augmenting_batches_at_once_changes_nothing(at_once: int, monkeypatch: Any) -> None:
+    spec = compose("+step=gelu", "budget=smoke", "budget.regularization=1")
+    augment, batches = BatchAugment(spec, CPU, whole=True), loaded(spec, 5)
+    alone = [next(augment.ahead(iter([batch]), 5)) for batch in batches]
+    monkeypatch.setattr(recipe, "AT_ONCE", at_once)
+    assert same(list(augment.ahead(iter(batches), 5)), alone)
+    assert same(list(BatchAugment(spec, CPU).ahead(iter(batches), 5)), batches)  # where workers did it
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_image_is_named_or_left_out_and_told(tmp_path: Path, workers: int) -> None:
+    images_below(tmp_path, {"a": 6, "b": 6})
+    bad = tmp_path / "train" / "a" / "3.png"
+    for content in (b"no image", bad.read_bytes()[:200]):
+        bad.write_bytes(content)
+        words = ("+step=gelu", "data=folder", f"data.root={tmp_path}", "data.image_size=32")
+        with pytest.raises(BadImageError, match=f"{bad}: .*; mend or remove it, or .* data.on_error=skip"):
+            loaded(compose(*words), 0, workers, size=12)
+        (batch,) = loaded(compose(*words, "data.on_error=skip"), 0, workers, size=12)
+        assert len(batch.images) == len(batch.labels) == 11
+        assert len(batch.unreadable) == 1 and batch.unreadable[0].startswith(f"{bad}: ")
 
 
 @pytest.mark.parametrize("chans", [1, 3])
@@ -140,10 +224,10 @@ def test_large_images_stream_from_folders_in_colour_and_grey(tmp_path: Path, ste
     words = (f"data.root={tmp_path}", "data.image_size=32", f"data.in_chans={chans}")
     spec = compose(f"+step={step}", "data=folder", *words)
     train, test = datasets.load(spec.data, spec.budget)
-    (images, labels), *rest = TrainLoader(train, spec, 10, 1).epoch(0)
-    assert images.shape == (10, chans, 32, 32) and images.dtype == torch.uint8 and not rest
-    assert set(labels.tolist()) == {0, 1}
-    assert sum(len(x) for x, _ in eval_loader(test, spec, 4, 0)) == 11
+    (batch,) = train_loader(train, spec, Split(10), 1, CPU).epoch(0)
+    assert batch.images.shape == (10, chans, 32, 32) and batch.images.dtype == torch.uint8
+    assert set(batch.labels.tolist()) == {0, 1}
+    assert sum(len(batch.labels) for batch in eval_loader(test, spec, 4, 0, CPU)) == 11
 
 
 def shards(folder: Path, num_shards: int, count: int = 24) -> Path:
@@ -177,12 +261,13 @@ def test_timms_webdatasets(tmp_path: Path, num_shards: int, workers: int, steps:
     words = ("data=timm", "data.name=wds/shards", f"data.root={root}", "data.num_classes=2", "data.image_size=32")
     spec = compose("+step=gelu", *words)
     train, test = datasets.load(spec.data, spec.budget)
-    loader = TrainLoader(train, spec, 8, workers)
+    loader = train_loader(train, spec, Split(8), workers, CPU)
     assert loader.steps_per_epoch == steps
     for epoch in range(2):
         batches = list(loader.epoch(epoch))
-        assert [len(x) for x, _ in batches] == [8] * steps and batches[0][0].shape[1:] == (3, 32, 32)
-    labels = torch.cat([y for _, y in eval_loader(test, spec, 10, workers)])
+        assert [len(batch.labels) for batch in batches] == [8] * steps and batches[0].images.shape[1:] == (3, 32, 32)
+        assert [len(batch.labels) for batch in loader.epoch(epoch, 1)] == [8] * (steps - 1)
+    labels = torch.cat([batch.labels for batch in eval_loader(test, spec, 10, workers, CPU)])
     assert sorted(labels.tolist()) == [0] * 12 + [1] * 12
 
 

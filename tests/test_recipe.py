@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from functools import cache
 from typing import Any
@@ -12,8 +13,8 @@ import torch
 from roadmap import recipe, road
 from roadmap.budget import plan
 from roadmap.config import compose
+from roadmap.data.loading import Batch
 from roadmap.network import Network
-from roadmap.seeds import derive, seed_all
 from roadmap.spec import RunSpec
 
 MODERN = ("+step=separate_downsampling", "budget=paper")
@@ -140,9 +141,8 @@ def batch(*words: str, seed: int = 0, size: int = 64) -> tuple[torch.Tensor, tor
     spec = composed(*words)
     images = torch.randint(0, 256, (size, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     labels = torch.arange(size) % 10
-    augment = recipe.BatchAugment(spec, torch.device("cpu"))
-    seed_all(derive(seed, "step", 0, 1))
-    mixed, targets = augment(images, labels)
+    augment = recipe.BatchAugment(dataclasses.replace(spec, seed=seed), torch.device("cpu"))
+    mixed, targets = augment(Batch(images, labels, torch.arange(size), torch.arange(size)), 0, 1, size)
     return augment.normalize(images), mixed, targets
 
 

@@ -1,4 +1,4 @@
-"""Datasets of (PIL image, label). Fashion-MNIST and digits live in memory; the others are torchvision's and timm's."""
+"""Datasets of (PIL image, label). The small ones live in memory; the others are torchvision's and timm's."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def _load(data: DataSpec) -> Splits:
     if data.name == "imagenette":
         return Splits(*(datasets.Imagenette(root, split, "160px") for split in ("train", "val")))
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[data.name]
-    return Splits(kind(root, train=True), kind(root, train=False))
+    parts = [kind(root, train=training) for training in (True, False)]
+    return Splits(*(ImageArray(part.data, np.asarray(part.targets)) for part in parts))
 
 
 def digits() -> Splits:
@@ -134,4 +135,7 @@ def _cut(dataset: Dataset[Any], count: int | None, split: str) -> Dataset[Any]:
         raise SpecError(f"budget.{split}_images={count}: there are only {size}")
     targets = getattr(dataset, "targets", None)
     by_class = np.arange(size) if targets is None else np.argsort(np.asarray(targets), kind="stable")
-    return Subset(dataset, by_class[np.arange(count) * size // count].tolist())
+    chosen = by_class[np.arange(count) * size // count]
+    if isinstance(dataset, ImageArray):
+        return ImageArray(dataset.images[chosen], dataset.targets[chosen])
+    return Subset(dataset, chosen.tolist())

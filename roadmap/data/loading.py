@@ -1,107 +1,198 @@
-"""From a dataset of images to batches for a step.
+"""From a dataset of images to the batches of a step.
 
-Workers crop, flip and run RandAugment image by image (timm's and torchvision's transforms) and hand over uint8;
-normalization, random erasing, Mixup and CutMix work on the whole batch (`roadmap.recipe`).
+Small datasets are one uint8 tensor in memory, on the accelerator if there is one; all their augmentation works on whole
+batches (`roadmap.recipe`). Large ones stream through worker processes, which crop, flip and run RandAugment image by
+image. Either way the order and every draw depend on (seed, epoch, image) alone: not on the number of workers, nor on
+how many processes share a batch.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from typing import Any
+import signal
+import struct
+import sys
+import threading
+import zlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
-from timm.data import create_transform
-from timm.data.auto_augment import rand_augment_transform
-from timm.data.transforms import RandomResizedCropAndInterpolation, str_to_interp_mode, str_to_pil_interp
+from PIL.Image import DecompressionBombError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
-from torchvision import transforms
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset
 
+from roadmap.data.datasets import ImageArray
+from roadmap.data.transforms import Transform, pil_mode, test_transform, train_transform
+from roadmap.distributed import ALONE, World, positions
 from roadmap.seeds import derive, seed_all
-from roadmap.spec import DataSpec, RecipeSpec, RunSpec, SpecError
-
-Transform = Callable[[Any], Tensor]  # PIL image -> uint8 C,H,W
+from roadmap.spec import DataSpec, OnError, RunSpec, SpecError
 
 
-class TrainLoader:
-    """Batches of one epoch: (uint8 images N,C,H,W, labels N). The last incomplete batch is dropped.
+class Batch(NamedTuple):
+    images: Tensor  # uint8 N,C,H,W
+    labels: Tensor  # int64 N
+    indices: Tensor  # int64 N, in the dataset; on the CPU
+    positions: Tensor  # int64 N, in the batch of all processes and parts; on the CPU
+    unreadable: tuple[str, ...] = ()  # the images that were left out: path and reason
 
-    The order and every augmentation depend on (seed, epoch, image) alone, not on the number of workers (streamed
-    datasets: on the workers too, each of which reads its own shards).
-    """
 
-    def __init__(self, images: Dataset[Any], run: RunSpec, batch_size: int, workers: int) -> None:
-        data, seed, self.batch_size = run.data, run.seed, batch_size
-        transform = train_transform(data, run.recipe, run.budget.regularization)
+# What Pillow raises for files that are no images, or not whole.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, DecompressionBombError, struct.error, zlib.error)
+
+
+class BadImageError(Exception):
+    """An image that cannot be read; the message names it."""
+
+
+class Split:
+    """How one batch is shared out: over `world`, and in each process over `accumulate` parts, one after the other."""
+
+    def __init__(self, batch_size: int, world: World = ALONE, accumulate: int = 1) -> None:
+        self.batch_size, self.world, self.accumulate = batch_size, world, accumulate
+        parts = world.size * accumulate
+        what = f"there are {world.size} processes with {accumulate} parts each, and a part takes a pair of images"
+        if parts > 1 and batch_size < 2 * parts:
+            raise SpecError(f"budget.batch_size={batch_size}: {what}; take {2 * parts} or more")
+        self.parts = [positions(batch_size, world.rank * accumulate + i, parts) for i in range(accumulate)]
+
+    def addresses(self, num_images: int, seed: int, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's (image indices, positions) of every part of every step from `start` on."""
+        generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
+        order = torch.randperm(num_images, generator=generator)
+        for step in range(start, num_images // self.batch_size):
+            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+            for part in self.parts:
+                yield batch[part], part
+
+
+def train_loader(images: Dataset[Any], run: RunSpec, split: Split, workers: int, device: torch.device) -> Loader:
+    """Raises SpecError where there are fewer images than a batch takes."""
+    if isinstance(images, ImageArray) and run.data.small_images:
+        return MemoryLoader(images, run, split, device)
+    return WorkerLoader(images, run, split, workers, device)
+
+
+class Loader:
+    """Batches of one epoch; the last incomplete one is dropped."""
+
+    augments = False  # whether its images are cropped, flipped and RandAugmented already
+    num_images: int
+    steps_per_epoch: int
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The parts of steps `start` to `steps_per_epoch` - 1; `epoch` counts from 0."""
+        raise NotImplementedError
+
+    def _set_size(self, num_images: int, batch_size: int, readers: int = 1) -> None:
+        self.num_images = num_images
+        if num_images // readers < batch_size:
+            raise SpecError(f"budget.batch_size={batch_size}: there are only {num_images} training images")
+        # of a streamed dataset each worker reads its share and drops its own last incomplete batch
+        self.steps_per_epoch = readers * (num_images // readers // batch_size)
+
+
+class MemoryLoader(Loader):
+    """A dataset in memory: a batch is a choice of rows."""
+
+    def __init__(self, images: ImageArray, run: RunSpec, split: Split, device: torch.device) -> None:
+        self.images, self.labels = in_memory(images, run, device)
+        self.seed, self.split = run.seed, split
+        self._set_size(len(images), split.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for index, places in self.split.addresses(self.num_images, self.seed, epoch, start):
+            rows = index.to(self.images.device)
+            yield Batch(self.images[rows], self.labels[rows], index, places)
+
+
+def in_memory(images: ImageArray, run: RunSpec, device: torch.device) -> tuple[Tensor, Tensor]:
+    """All images at the run's size, uint8 (N,C,H,W), and labels (N,), on `device`."""
+    size, array = run.data.image_size, images.images
+    channels = 1 if array.ndim == 3 else 3
+    if array.shape[1:3] == (size, size) and channels == run.data.in_chans:
+        pixels = torch.tensor(array.reshape(len(array), size, size, channels)).permute(0, 3, 1, 2)
+    else:
+        transform, mode = test_transform(run.data, run.recipe), pil_mode(run.data)
+        pixels = torch.stack([transform(image.convert(mode)) for image, _ in images])
+    return pixels.contiguous().to(device), torch.tensor(images.targets, dtype=torch.int64).to(device)
+
+
+class WorkerLoader(Loader):
+    """A dataset that worker processes read and augment image by image."""
+
+    augments = True
+
+    def __init__(self, images: Dataset[Any], run: RunSpec, split: Split, workers: int, device: torch.device) -> None:
+        transform = train_transform(run.data, run.recipe, run.budget.regularization)
+        self.on_error = run.data.on_error
         self.streamed = isinstance(images, IterableDataset)
-        source: Dataset[Any]
+        common = _common(workers, device)
+        self.source: Augmented | AugmentedStream
         if isinstance(images, IterableDataset):
-            workers = _set_workers(images, workers)
-            source = AugmentedStream(images, data, transform, seed)
+            if len(split.parts) > 1 or split.world.size > 1:
+                raise SpecError(f"data.name={run.data.name}: a streamed dataset trains in one process and one part")
+            common = _common(workers := _set_workers(images, workers), device)
+            self.source = AugmentedStream(images, run.data, transform, run.seed)
+            self.loader = DataLoader(self.source, batch_size=split.batch_size, drop_last=True, **common)
         else:
-            source = Augmented(images, data, transform, seed)
-        self.source = source
-        self.num_images = len(images)  # type: ignore[arg-type]
-        readers = max(1, workers) if self.streamed else 1
-        if self.num_images // readers < batch_size:
-            raise SpecError(f"budget.batch_size={batch_size}: there are only {self.num_images} training images")
-        self.sampler = EpochSampler(self.num_images, batch_size, seed)
-        common: dict[str, Any] = {"num_workers": workers, "pin_memory": torch.cuda.is_available()}
-        if self.streamed:
-            self.loader = DataLoader(source, batch_size=batch_size, drop_last=True, **common)
-        else:
-            self.loader = DataLoader(source, batch_sampler=self.sampler, persistent_workers=workers > 0, **common)
+            self.source = Augmented(images, run.data, transform, run.seed)
+            self.sampler = EpochSampler(len(images), run.seed, split)  # type: ignore[arg-type]
+            self.loader = DataLoader(self.source, batch_sampler=self.sampler, persistent_workers=workers > 0, **common)
+        self._set_size(len(images), split.batch_size, max(1, workers) if self.streamed else 1)  # type: ignore[arg-type]
+        self.parts = len(split.parts)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        if self.streamed:  # each worker reads its share and drops its own last incomplete batch
-            readers = max(1, self.loader.num_workers)
-            return readers * (self.num_images // readers // self.batch_size)
-        return self.num_images // self.batch_size
-
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """`steps_per_epoch` batches; `epoch` counts from 0."""
-        self.sampler.epoch = epoch
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        skip = 0
         if isinstance(self.source, AugmentedStream):
             self.source.set_epoch(epoch)
+            skip = start  # a stream has no middle to begin at: what was done is read again and dropped
+        else:
+            self.sampler.epoch, self.sampler.start = epoch, start
         batches = iter(self.loader)
-        for _ in range(self.steps_per_epoch):
-            yield next(batches)
+        for number in range(skip + (self.steps_per_epoch - start) * self.parts):
+            batch = next(batches)
+            if number >= skip:
+                yield readable(batch, self.on_error)
 
 
-class EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (image index, epoch): a permutation of the images for each epoch."""
+class EpochSampler(Sampler[list[tuple[int, int, int]]]):
+    """The parts of an epoch's steps as (image index, epoch, position), from step `start` on."""
 
-    def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
-        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
-        self.epoch = 0
+    def __init__(self, num_images: int, seed: int, split: Split) -> None:
+        self.num_images, self.seed, self.split = num_images, seed, split
+        self.epoch = self.start = 0
 
-    def __len__(self) -> int:
-        return self.num_images // self.batch_size
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        for index, places in self.split.addresses(self.num_images, self.seed, self.epoch, self.start):
+            yield [(i, self.epoch, place) for i, place in zip(index.tolist(), places.tolist(), strict=True)]
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        generator = torch.Generator().manual_seed(derive(self.seed, "order", self.epoch))
-        order = torch.randperm(self.num_images, generator=generator).tolist()
-        for i in range(len(self)):
-            yield [(index, self.epoch) for index in order[i * self.batch_size : (i + 1) * self.batch_size]]
+
+class Item(NamedTuple):
+    image: Tensor | None  # uint8 C,H,W; None: it could not be read
+    label: int
+    number: int  # in the dataset
+    position: int
+    error: str = ""
 
 
 class Augmented(Dataset[Any]):
-    """Augmented images of a map-style dataset, addressed by (index, epoch)."""
+    """Augmented images of a map-style dataset, addressed by (index, epoch, position)."""
 
     def __init__(self, images: Dataset[Any], data: DataSpec, transform: Transform, seed: int) -> None:
-        self.images, self.mode, self.transform, self.seed = images, pil_mode(data), transform, seed
+        self.images, self.data, self.transform, self.seed = images, data, transform, seed
 
-    def __getitem__(self, address: tuple[int, int]) -> tuple[Tensor, int]:
-        index, epoch = address
-        image, label = self.images[index]
+    def __getitem__(self, address: tuple[int, int, int]) -> Item:
+        index, epoch, position = address
+        item = read_image(self.images, index, self.data)
+        if isinstance(item, str):
+            return Item(None, -1, index, position, item)
         seed_all(derive(self.seed, "image", epoch, index))
-        return self.transform(image.convert(self.mode)), label
+        return Item(self.transform(item[0]), item[1], index, position)
 
 
 class AugmentedStream(IterableDataset[Any]):
-    """Augmented images of a streamed dataset, which shuffles by itself."""
+    """Augmented images of a streamed dataset, which shuffles by itself: its draws depend on the workers too."""
 
     def __init__(self, images: IterableDataset[Any], data: DataSpec, transform: Transform, seed: int) -> None:
         self.images, self.mode, self.transform, self.seed = images, pil_mode(data), transform, seed
@@ -111,25 +202,29 @@ class AugmentedStream(IterableDataset[Any]):
         self.epoch = epoch
         self.images.set_epoch(epoch)  # type: ignore[attr-defined]
 
-    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
-        worker = torch.utils.data.get_worker_info()
+    def __iter__(self) -> Iterator[Item]:
+        info = torch.utils.data.get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
         for count, (image, label) in enumerate(self.images):
-            seed_all(derive(self.seed, "stream", self.epoch, worker.id if worker else 0, count))
-            yield self.transform(image.convert(self.mode)), label
+            seed_all(derive(self.seed, "stream", self.epoch, worker, count))
+            number = count * workers + worker
+            yield Item(self.transform(image.convert(self.mode)), label, number, number)
 
 
 class Plain(Dataset[Any]):
     """Test images of a map-style dataset."""
 
     def __init__(self, images: Dataset[Any], data: DataSpec, transform: Transform) -> None:
-        self.images, self.mode, self.transform = images, pil_mode(data), transform
+        self.images, self.data, self.transform = images, data, transform
 
     def __len__(self) -> int:
         return len(self.images)  # type: ignore[arg-type]
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.images[index]
-        return self.transform(image.convert(self.mode)), label
+    def __getitem__(self, index: int) -> Item:
+        item = read_image(self.images, index, self.data)
+        if isinstance(item, str):
+            return Item(None, -1, index, index, item)
+        return Item(self.transform(item[0]), item[1], index, index)
 
 
 class PlainStream(IterableDataset[Any]):
@@ -138,81 +233,86 @@ class PlainStream(IterableDataset[Any]):
     def __init__(self, images: IterableDataset[Any], data: DataSpec, transform: Transform) -> None:
         self.images, self.mode, self.transform = images, pil_mode(data), transform
 
-    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
-        for image, label in self.images:
-            yield self.transform(image.convert(self.mode)), label
+    def __iter__(self) -> Iterator[Item]:
+        for number, (image, label) in enumerate(self.images):
+            yield Item(self.transform(image.convert(self.mode)), label, number, number)
 
 
-def eval_loader(images: Dataset[Any], run: RunSpec, batch_size: int, workers: int) -> DataLoader[Any]:
-    """The whole test set once, in its own order: batches of (uint8 images N,C,H,W, labels N)."""
-    data, transform = run.data, test_transform(run.data, run.recipe)
+def read_image(images: Any, index: int, data: DataSpec) -> tuple[Any, int] | str:
+    """The image, of the right mode, and its label; where it cannot be read, its path and the reason."""
+    try:
+        image, label = images[index]
+        return image.convert(pil_mode(data)), int(label)
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return f"{path_of(images, index)}: {type(error).__name__}: {reason}"
+
+
+def path_of(images: Any, index: int) -> str:
+    """Where an image lies, as far as the dataset knows; else its number."""
+    if isinstance(images, Subset):
+        return path_of(images.dataset, images.indices[index])
+    if hasattr(images, "samples"):  # torchvision's folders
+        return str(images.samples[index][0])
+    if hasattr(images, "filename"):  # timm's datasets
+        return str(images.filename(index, absolute=True))
+    return f"image {index}"
+
+
+def collate(items: list[Item]) -> Batch:
+    good = [item for item in items if item.image is not None]
+    images = torch.stack([item.image for item in good if item.image is not None]) if good else torch.empty(0)
+    labels, index, places = (torch.tensor([item[i] for item in good], dtype=torch.int64) for i in (1, 2, 3))
+    return Batch(images, labels, index, places, tuple(item.error for item in items if item.image is None))
+
+
+def readable(batch: Batch, on_error: OnError) -> Batch:
+    """The batch, if what it left out may be left out. Raises BadImageError."""
+    for error in batch.unreadable:
+        if on_error is OnError["raise"]:
+            raise BadImageError(f"{error}; mend or remove it, or leave such images out with data.on_error=skip")
+    if batch.unreadable and len(batch.labels) == 0:
+        raise BadImageError(f"no image of a batch could be read, the first is {batch.unreadable[0]}")
+    return batch
+
+
+def eval_loader(
+    images: Dataset[Any], run: RunSpec, batch_size: int, workers: int, device: torch.device, world: World = ALONE
+) -> Any:
+    """This process's share of the test set, each image once: can be iterated again and again for its batches."""
+    if isinstance(images, ImageArray) and run.data.small_images:
+        pixels, labels = in_memory(images, run, device)
+        mine = torch.arange(world.rank, len(labels), world.size)
+        return [Batch(pixels[index], labels[index], index, index) for index in mine.split(batch_size)]
+    transform = test_transform(run.data, run.recipe)
     if isinstance(images, IterableDataset):
         _set_workers(images, 1)  # one reader keeps the order
-        return DataLoader(PlainStream(images, data, transform), batch_size=batch_size)
-    source = Plain(images, data, transform)
-    pin = torch.cuda.is_available()
-    return DataLoader(source, batch_size, num_workers=workers, persistent_workers=workers > 0, pin_memory=pin)
+        return DataLoader(PlainStream(images, run.data, transform), batch_size=batch_size, collate_fn=collate)
+    source = Plain(images, run.data, transform)
+    mine = range(world.rank, len(source), world.size)
+    return DataLoader(source, batch_size, sampler=mine, persistent_workers=workers > 0, **_common(workers, device))
 
 
-def train_transform(data: DataSpec, recipe: RecipeSpec, share: float) -> Transform:
-    """The recipe's augmentation of single images, RandAugment for a `share` of them.
-
-    Small images get a crop of the padded image instead of a random resized crop, which would blow up a few pixels (the
-    usual form on CIFAR: He et al. 2016, section 4.2).
-    """
-    size, interpolation = data.image_size, recipe.interpolation
-    if data.small_images:
-        steps: list[Any] = [
-            transforms.Resize((size, size), str_to_interp_mode(interpolation)),
-            transforms.RandomCrop(size, padding=data.crop_padding),
-        ]
-    else:
-        steps = [RandomResizedCropAndInterpolation(size, interpolation=interpolation)]
-    steps.append(transforms.RandomHorizontalFlip(data.flip))
-    if recipe.rand_augment is not None and share > 0:
-        grey_or_colour = tuple(round(255 * mean) for mean in _fill(data))
-        hparams = {
-            "translate_const": round(data.image_size * 0.45),  # timm's share of the image for RandAugment
-            "img_mean": grey_or_colour if data.in_chans == 3 else grey_or_colour[0],
-            "interpolation": str_to_pil_interp(interpolation),
-        }
-        rand_augment = rand_augment_transform(recipe.rand_augment, hparams)
-        steps.append(transforms.RandomApply([rand_augment], share) if share < 1 else rand_augment)
-    return transforms.Compose([*steps, transforms.PILToTensor()])
+def _common(workers: int, device: torch.device) -> dict[str, Any]:
+    """What all loaders are told. Workers are forked, as PyTorch's are on Linux: a run in a process of its own would
+    otherwise inherit the study's way to start processes, and import everything anew for each worker."""
+    common: dict[str, Any] = {"num_workers": workers, "pin_memory": device.type == "cuda", "collate_fn": collate}
+    if workers > 0 and sys.platform == "linux":
+        common |= {"multiprocessing_context": "fork", "worker_init_fn": _heed_parent_alone}
+    return common
 
 
-def test_transform(data: DataSpec, recipe: RecipeSpec) -> Transform:
-    """Resize and centre crop; small images are only brought to size."""
-    if not data.small_images:
-        return create_transform(
-            input_size=(data.in_chans, data.image_size, data.image_size),
-            use_prefetcher=True,
-            crop_pct=recipe.test_crop,
-            interpolation=recipe.interpolation,
-        )
-    size = (data.image_size, data.image_size)
-    resize = transforms.Resize(size, str_to_interp_mode(recipe.interpolation))
-    return transforms.Compose([resize, transforms.PILToTensor()])
+def _heed_parent_alone(_worker: int) -> None:
+    """A signal that asks all processes of a job to stop must not take the workers from a run that is about to write
+    its checkpoint: of a worker, SIGTERM ends it only if its own run sends it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
-def channel_stats(data: DataSpec) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel, (C,1,1), of images in 0..255."""
-    mean, std = (torch.tensor(_per_channel(values, data.in_chans)) for values in (data.mean, data.std))
-    return 255 * mean.view(-1, 1, 1), 255 * std.view(-1, 1, 1)
-
-
-def _per_channel(values: list[float], channels: int) -> list[float]:
-    if len(values) == channels:
-        return list(values)
-    return [sum(values) / len(values)] * channels
-
-
-def _fill(data: DataSpec) -> list[float]:
-    return _per_channel(data.mean, data.in_chans)
-
-
-def pil_mode(data: DataSpec) -> str:
-    return "L" if data.in_chans == 1 else "RGB"
+def _wait_for_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _set_workers(images: IterableDataset[Any], workers: int) -> int:
@@ -224,12 +324,14 @@ def _set_workers(images: IterableDataset[Any], workers: int) -> int:
     return workers
 
 
-def num_workers(data: DataSpec, device: str) -> int:
+def num_workers(data: DataSpec, device: str, world: World = ALONE) -> int:
     """Loader processes: as asked for; else, training on the CPU, half of the cores for large images and none for small
-    ones (the cores are the trainer's), and on an accelerator all cores but one, at most 12."""
+    ones (the cores are the trainer's), and on an accelerator all cores but one, at most 12. Processes that torchrun
+    started share the cores."""
     if data.workers is not None:
         return data.workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = max(1, cores // world.size)
     if device == "cpu":
         return 0 if data.small_images else max(1, cores // 2)
     return min(12, max(1, cores - 1))
