@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
-from timm.layers import DropPath, LayerNorm2d
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
+from roadmap import kernels
 from roadmap.spec import Activation, NetworkSpec, Norm
 
-__all__ = ["DropPath", "LayerScale", "act", "conv", "norm"]
+__all__ = ["LayerScale", "act", "conv", "norm"]
 
 
 class LayerScale(nn.Module):
@@ -23,39 +23,32 @@ class LayerScale(nn.Module):
         return x * self.gamma.view(-1, 1, 1)
 
 
+class Conv2d(nn.Conv2d):
+    """A convolution over all channels, N,C,H,W -> N,C',H',W', as `kernels` computes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return kernels.conv2d(x, self.weight, self.bias, self.stride[0], self.padding[0])
+
+
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution; on a CPU always in float32, N,C,H,W -> N,C,H,W.
-
-    oneDNN's bfloat16 kernels for it are slower than its float32 ones, backward by up to 10 times: on two cores with
-    AVX512-BF16 a whole training step of a depthwise row runs 1 to 4 times as fast with it (base=nano, 8 and 32 pixels).
-    """
+    """A depthwise convolution, N,C,H,W -> N,C,H/stride,W/stride, as `kernels` computes it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
-            return super().forward(x)
-        with torch.autocast("cpu", enabled=False):
-            return super().forward(x.float())
+        return kernels.depthwise_conv2d(x, self.weight, self.bias, self.stride[0])
 
 
-class StridedPointwiseConv2d(nn.Conv2d):
-    """A strided 1x1 convolution (the shortcut's), N,C,H,W -> N,C',H/stride,W/stride.
-
-    On a CPU the map is thinned out first, the same product: PyTorch 2.15's oneDNN corrupts memory in the backward pass
-    of strided 1x1 convolutions from fewer than 10 to 16 channels or fewer (seen on a Zen 4, float32 and bfloat16).
-    """
+class LayerNorm(LayerNorm2d):
+    """Over the channels of each pixel, N,C,H,W, in the dtype that `kernels` chooses."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
-            return super().forward(x)
-        down, right = self.stride
-        return F.conv2d(x[:, :, ::down, ::right], self.weight, self.bias)
+        return super().forward(kernels.widen(x))
 
 
 def norm(spec: NetworkSpec, channels: int) -> nn.Module:
     """The network's one kind of norm: BatchNorm with ResNet's epsilon, or LayerNorm over C with ConvNeXt's."""
     if spec.norm is Norm.batch_norm:
         return nn.BatchNorm2d(channels, eps=1e-5)
-    return LayerNorm2d(channels, eps=1e-6)
+    return LayerNorm(channels, eps=1e-6)
 
 
 def act(spec: NetworkSpec) -> nn.Module:
@@ -70,11 +63,7 @@ def conv(
     That one rule gives ResNet's convolutions (no bias) and ConvNeXt's (bias) alike. A kernel no larger than its
     stride does not overlap and is not padded (patchify stem, 2x2 downsampling).
     """
-    kind = nn.Conv2d
-    if depthwise:
-        kind = DepthwiseConv2d
-    elif kernel == 1 and stride > 1:
-        kind = StridedPointwiseConv2d
+    kind = DepthwiseConv2d if depthwise else Conv2d
     return kind(
         w_in,
         w_out,

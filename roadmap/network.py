@@ -12,7 +12,8 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from roadmap.layers import DropPath, LayerScale, act, conv, norm
+from roadmap.drop_path import DropPath
+from roadmap.layers import LayerScale, act, conv, norm
 from roadmap.spec import Init, NetworkSpec, Stem, validate_network
 
 EXPANSION = 4  # a block is 4 times wider outside than inside (ResNet), or inside than outside (inverted bottleneck)

@@ -136,7 +136,7 @@ def test_spec_fields_reach_the_network() -> None:
     assert count(convnext, nn.GELU) == 5  # one a block, none in the stem
     assert count(convnext, nn.LayerNorm) == 5 + 1 + 3 + 1  # blocks, stem, downsampling, head
     assert count(convnext, nn.BatchNorm2d) == 0
-    rates = [m.drop_prob for m in convnext.modules() if hasattr(m, "drop_prob")]
+    rates = [m.rate for m in convnext.modules() if hasattr(m, "rate")]
     assert rates == pytest.approx([0.05, 0.1, 0.15, 0.2])
     kernels = {m.kernel_size for m in convnext.modules() if isinstance(m, nn.Conv2d) and m.groups > 1}
     assert kernels == {(7, 7)}
