@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import sys
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from roadmap import spec
+from roadmap import kernels, spec
 from roadmap.record import cpu_name
 from roadmap.spec import SpecError
 
@@ -88,11 +89,16 @@ def cpu_bf16_unit() -> str | None:
     return "AVX512-BF16" if torch.cpu._is_avx512_bf16_supported() else None
 
 
-def prepare(place: Place, deterministic: bool) -> None:
-    """Set PyTorch's global switches for this process: TF32 on, and deterministic algorithms if asked for."""
+def prepare(place: Place, deterministic: bool, fast_kernels: bool) -> None:
+    """Set the global switches of this process: TF32 on, deterministic algorithms and our CPU kernels if asked for."""
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its sums only with this
     torch.use_deterministic_algorithms(deterministic)
-    if place.device.type == "cuda":
+    kernels.use(fast_kernels)
+    if place.device.type == "cpu":
+        kernels.keep_memory()
+    elif place.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_SECONDS = 10.0  # between two plain lines of a run
+console: TextIO | None = None  # of a run in a process of its own, whose standard output is its log
 
 
 def say(text: str) -> None:
-    """One line on standard output, at once also in a pipe."""
-    print(text, flush=True)
+    """One line on standard output, at once also in a pipe; of several processes of one run the first speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        for file in (sys.stdout, console):
+            with suppress(OSError):  # a full disk, or a reader that has gone, is no reason to end a run
+                if file is not None:
+                    print(text, file=file, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -26,13 +34,14 @@ def duration(seconds: float) -> str:
 class RunProgress:
     """Epochs and steps of one run: what is left, the loss, training images/s."""
 
-    def __init__(self, epochs: int, steps_per_epoch: int, batch_size: int, title: str = "") -> None:
+    def __init__(self, epochs: int, steps_per_epoch: int, batch_size: int, title: str = "", first: int = 0) -> None:
         self.title = title
         self.epochs, self.steps, self.batch_size = epochs, steps_per_epoch, batch_size
         self.started = self.last_line = time.perf_counter()
+        self.first = first  # the steps that were done before: a resumed run's
         self.test: float | None = None  # top-1 of the last evaluation, percent
         self.live: Progress | None = None
-        if sys.stdout.isatty() and not title:  # several runs at once write lines
+        if sys.stdout.isatty() and not title and console is None:  # several runs at once write lines
             columns = (TextColumn("  {task.description}"), BarColumn(), TimeRemainingColumn())
             self.live = Progress(*columns, console=Console(file=sys.stdout), transient=True)
             self.task = self.live.add_task("", total=epochs * steps_per_epoch)
@@ -46,11 +55,10 @@ class RunProgress:
         if self.live is not None:
             self.live.stop()
 
-    def step(self, epoch: int, step: int, loss: float, train_seconds: float) -> None:
-        """Step `step` (from 1) of epoch `epoch` (from 0) is done, after `train_seconds` of training in all."""
+    def step(self, epoch: int, step: int, loss: float, images_per_second: float | None) -> None:
+        """Step `step` (from 1) of epoch `epoch` (from 0) is done; the rate is that of the whole training so far."""
         done, total = epoch * self.steps + step, self.epochs * self.steps
-        rate = done * self.batch_size / max(train_seconds, 1e-9)
-        text = f"epoch {epoch + 1}/{self.epochs} · loss {loss:.3f} · {rate:,.0f} images/s"
+        text = f"epoch {epoch + 1}/{self.epochs} · loss {loss:.3f} · {images_per_second or 0:,.0f} images/s"
         if self.test is not None:
             text += f" · test {self.test:.1f} %"
         now = time.perf_counter()
@@ -58,4 +66,5 @@ class RunProgress:
             self.live.update(self.task, completed=done, description=text)
         elif now - self.last_line > LINE_SECONDS:
             self.last_line = now
-            say(f"{self.title or ' '} {text} · {duration((now - self.started) * (total / done - 1))} left")
+            left = (now - self.started) / (done - self.first) * (total - done)
+            say(f"{self.title or ' '} {text} · {duration(left)} left")

@@ -14,6 +14,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from enum import Enum
 from functools import cache
 from importlib import metadata
@@ -24,9 +25,14 @@ from roadmap import road
 from roadmap.data.catalogue import EMBEDDED_OR_DOWNLOADED
 from roadmap.spec import RunSpec
 
-FORMAT = 1  # of the record, and of what a config means: raising it sets old records aside
+FORMAT = 2  # of the record, and of what a config means: raising it sets old records aside
 COMPLETED, DIVERGED, FAILED = "completed", "diverged", "failed"
 FINISHED = (COMPLETED, DIVERGED)  # running it again would give the same; a failed run is tried again
+# Fields that do not decide the result: where things lie, what they are called, who computes, how carefully.
+ASIDE = (
+    "seed", "study", "device", "parallel", "failures", "checkpoint_minutes", "checkpoint_steps", "keep_checkpoint",
+    "save_weights", "force", "out", "reports", "base",
+)  # fmt: skip
 PACKAGES = ("torch", "torchvision", "timm", "hydra-core", "numpy", "pillow", "scikit-learn", "roadmap")
 
 
@@ -45,9 +51,9 @@ def config_of(spec: RunSpec) -> dict[str, Any]:
 
 
 def config_hash(spec: RunSpec) -> str:
-    """Of what decides the result besides the seed: not where things lie, what they are called, or who computes."""
+    """Of what decides the result besides the seed."""
     config = config_of(spec)
-    for name in ("seed", "study", "device", "parallel", "save_weights", "force", "out", "reports", "base"):
+    for name in ASIDE:
         del config[name]
     if spec.data.name in EMBEDDED_OR_DOWNLOADED:  # the same images wherever they lie
         del config["data"]["root"]
@@ -66,9 +72,13 @@ def study_folder(spec: RunSpec) -> Path:
     return Path(spec.out) / spec.study
 
 
+def run_name(spec: RunSpec) -> str:
+    """NAME-HASH-seedN: which run it is, whatever its study."""
+    return f"{road.name_of(list(spec.transforms))[:80]}-{config_hash(spec)}-seed{spec.seed}"
+
+
 def run_folder(spec: RunSpec) -> Path:
-    name = road.name_of(list(spec.transforms))
-    return study_folder(spec) / f"{name[:80]}-{config_hash(spec)}-seed{spec.seed}"
+    return study_folder(spec) / run_name(spec)
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -84,6 +94,18 @@ def finished(spec: RunSpec) -> dict[str, Any] | None:
     """The record of this very run, if it need not be run again."""
     record = read(run_folder(spec))
     return record if record is not None and record["status"] in FINISHED else None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Files that a process was writing when it was killed. Only who holds the folder may do this."""
+    for name in ("record.json", "correct.npy", "model.pt", "checkpoint.pt"):
+        for path in folder.glob(f".{name}.*"):
+            path.unlink()
+
+
+def set_aside(folder: Path) -> None:
+    """Keep a record that is about to be repeated, as record.before.json."""
+    (folder / "record.json").replace(folder / "record.before.json")
 
 
 def start(spec: RunSpec, command: str) -> dict[str, Any]:
@@ -118,7 +140,8 @@ def write(folder: Path, record: dict[str, Any]) -> None:
     write_bytes(folder / "record.json", text.encode() + b"\n")
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, before_replacing: Callable[[], None] = lambda: None) -> None:
+    """Write a whole file or none, and have it on the disk. Raises OSError; what was there then stays."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -126,10 +149,22 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
+        before_replacing()
         Path(temporary).replace(path)
+        _sync(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _sync(folder: Path) -> None:
+    """Have the new name on the disk too, where folders can be synchronized."""
+    if sys.platform != "win32":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _finite(value: Any) -> Any:

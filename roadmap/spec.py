@@ -66,6 +66,24 @@ class Precision(Enum):
     bf16 = "bf16"
 
 
+class Mixing(Enum):
+    """What Mixup and CutMix draw once: for a whole batch, as Table 5's runs did (timm's default), or for each image."""
+
+    batch = "batch"
+    image = "image"
+
+
+# An unreadable image ends the run, or is left out, counted and reported; never replaced by another.
+OnError = Enum("OnError", {"raise": "raise", "skip": "skip"})  # functional: `raise` is a word of Python
+
+
+class Failures(Enum):
+    """What a run that fails or diverges means for the others of its study."""
+
+    go_on = "go_on"
+    stop = "stop"
+
+
 @dataclass
 class TransformInfo:
     """What a transform says of itself; the key in `RunSpec.transforms` is its name."""
@@ -136,6 +154,7 @@ class RecipeSpec:
     rand_augment: str | None = None  # timm's notation, as rand-m9-mstd0.5-inc1
     mixup: float = 0.0  # Beta's alpha; 0: off
     cutmix: float = 0.0  # Beta's alpha; 0: off
+    mixing: Mixing = Mixing.batch
     random_erasing: float = 0.0  # probability
     label_smoothing: float = 0.0
     drop_path: float = 0.0  # network.drop_path follows it
@@ -157,6 +176,7 @@ class BudgetSpec:
     regularization: float = 1.0  # share of batches mixed, of images RandAugmented and erased, of the recipe's own
     train_images: int | None = None  # use only so many training images, evenly over the classes
     test_images: int | None = None
+    allow_chance: bool = False  # a run that ends no better than guessing is completed, not diverged
     evaluations: int = 10  # points of the learning curve on the test set, spread over the run; the last epoch is one
 
 
@@ -179,6 +199,7 @@ class DataSpec:
     input_key: str = "image"  # columns of an hfds/ dataset
     target_key: str = "label"
     num_train: int | None = None  # images of a streamed (wds) training split, where its index does not say
+    on_error: OnError = OnError["raise"]  # of an unreadable image: raise, or skip
     workers: int | None = None  # loader processes; None: as many as this machine's cores allow
     quick_epochs: float = 10.0  # what budget=quick gives this dataset
     quick_batch_size: int = 128
@@ -200,7 +221,14 @@ class RunSpec:
     weights: str | None = None  # timm/NAME or a file: start from these
     new_head: bool = False  # with `weights` of another number of classes: a fresh classifier
     deterministic: bool = False  # only algorithms that repeat to the bit (slower on a GPU)
+    fast_kernels: bool = True  # our CPU kernels for the shapes where they beat PyTorch's; they round differently
+    compile: bool = False  # torch.compile, on CUDA with CUDA graphs; the first step of a kind of network takes a minute
+    accumulate: int = 1  # parts that a batch is split into, one after the other: less memory, the same step
     parallel: int | None = None  # runs of a sweep at once on this machine; None: as many as serves
+    failures: Failures = Failures.go_on
+    checkpoint_minutes: float = 2.0  # between two checkpoints of a run; a signal writes one too
+    checkpoint_steps: int | None = None  # and after so many steps
+    keep_checkpoint: bool = False  # leave the last one, with the optimizer's state, beside the record
     save_weights: bool = True  # model.pt beside the record, for weights=PATH
     force: bool = False  # run again though the record is there
     out: str = "experiments"
@@ -246,7 +274,12 @@ def validate(spec: RunSpec) -> None:
     require(spec.seed >= 0, "seed", spec.seed, "must not be negative")
     for name in ("study", "out", "reports"):
         require(bool(getattr(spec, name).strip()), name, repr(getattr(spec, name)), "must not be empty")
-    require(spec.parallel is None or spec.parallel >= 1, "parallel", spec.parallel, "must be positive, or null")
+    for name in ("parallel", "checkpoint_steps"):
+        value = getattr(spec, name)
+        require(value is None or value >= 1, name, value, "must be positive, or null")
+    _positive(spec.checkpoint_minutes, "checkpoint_minutes", zero=True)
+    parts = 1 <= spec.accumulate <= (spec.budget.batch_size or spec.recipe.batch_size)
+    require(parts, "accumulate", spec.accumulate, "must be from 1 to the batch size")
     for name in ("out", "reports"):
         folder = Path(getattr(spec, name)).absolute()
         parent = next(path for path in (folder, *folder.parents) if path.exists())

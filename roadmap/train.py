@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-import io
 import math
 import time
-import traceback
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from roadmap import checkpoint, distributed, drop_path, recipe, record, weights
 from roadmap import device as devices
-from roadmap import recipe, record, weights
 from roadmap.budget import Plan, plan
-from roadmap.cost import measure
 from roadmap.data import datasets
-from roadmap.data.loading import TrainLoader, eval_loader, num_workers
+from roadmap.data.catalogue import fetch
+from roadmap.data.loading import Batch, Split, eval_loader, num_workers, train_loader
+from roadmap.evaluate import DivergedError, Evaluation, evaluate, refuse_chance
 from roadmap.network import Network
 from roadmap.progress import RunProgress, say
 from roadmap.seeds import derive, seed_all
 from roadmap.spec import RunSpec, SpecError
+from roadmap.stop import Request, Stopped, listening
 
-CHECK_EVERY = 50  # steps between two looks at the loss on an accelerator: each look waits for it
-
-
-class DivergedError(Exception):
-    """The training loss is no longer a finite number."""
-
-
-@dataclass
-class Evaluation:
-    top1: float  # percent
-    top5: float  # percent; of fewer than five classes: the best of all of them
-    loss: float  # cross entropy, nats per image
-    correct: np.ndarray  # bool (N,), in the order of the test set
+LOOK_EVERY = 50  # steps between two looks at the loss on an accelerator: each look waits for it
 
 
 @dataclass
@@ -48,175 +39,281 @@ class Outcome:
     evaluation: Evaluation | None = None
     train_seconds: float = 0.0
     train_images: int = 0
+    compile_seconds: float | None = None
     device: str = ""
     precision: str = ""
     threads: int = 0
+    processes: int = 1
     peak_memory_mib: float = 0.0
+    unreadable: list[str] = field(default_factory=list)  # training images that were left out
 
     @property
     def images_per_second(self) -> float | None:
         """Training throughput: loading, augmentation, forward, backward and the optimizer's step."""
         return self.train_images / self.train_seconds if self.train_seconds > 0 else None
 
+    def place(self) -> str:
+        return f"{self.processes} processes of {self.threads} threads on {self.device} in {self.precision}"
 
-def run(spec: RunSpec, command: str = "", title: str = "") -> dict[str, Any]:
-    """Run `spec`, write its record and return it; `title` stands before its lines of progress.
-
-    A run that raises or diverges leaves a record that says so; it does not raise. Only a setting that turns out to be
-    impossible raises (SpecError) before training, and a user's interrupt: then nothing is written.
-    """
-    folder = record.run_folder(spec)
-    content = record.start(spec, command)
-    started = time.time()
-    content["started_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
-    outcome = Outcome()
-    model: nn.Module | None = None
-    try:
-        place = devices.choose(spec.device, spec.precision)
-        content |= asdict(measure(spec.network, spec.data.image_size))
-        content |= {"plan": asdict(plan(spec.recipe, spec.budget))}
-        model = train(spec, place, outcome, title)
-        content["status"] = record.COMPLETED
-    except (SpecError, KeyboardInterrupt):
-        raise
-    except DivergedError as error:
-        content |= {"status": record.DIVERGED, "error": str(error)}
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        content |= {"status": record.FAILED, "error": reason, "traceback": traceback.format_exc()}
-    content |= _measured(outcome) | {"wall_seconds": time.time() - started}
-    folder.mkdir(parents=True, exist_ok=True)
-    if model is not None and outcome.evaluation is not None:
-        record.write_bytes(folder / "correct.npy", _bytes(outcome.evaluation.correct))
-        if spec.save_weights:
-            record.write_bytes(folder / "model.pt", _bytes(model.state_dict()))
-    record.write(folder, content)  # last: where it is, all is
-    return content
+    def measured(self) -> dict[str, Any]:
+        """The part of the record that is known after the run."""
+        evaluation = self.evaluation
+        place = {"name": self.device, "precision": self.precision, "threads": self.threads}
+        skipped = {"train": self.unreadable, "test": evaluation.unreadable if evaluation else []}
+        return {
+            "top1": evaluation.top1 if evaluation else None,
+            "top5": evaluation.top5 if evaluation else None,
+            "loss": evaluation.loss if evaluation else None,
+            "num_test": len(evaluation.correct) if evaluation else None,
+            "curve": self.curve,
+            "images_per_second": self.images_per_second,
+            "train_seconds": self.train_seconds,
+            "compile_seconds": self.compile_seconds,
+            "peak_memory_mib": self.peak_memory_mib,
+            "device": place | {"processes": self.processes},
+            "unreadable": skipped,
+        }
 
 
-def check(spec: RunSpec) -> None:
-    """Raise SpecError where the device, the data or the weights do not fit the spec; nothing is trained or written."""
-    devices.choose(spec.device, spec.precision)
-    splits = datasets.load(spec.data, spec.budget)
-    TrainLoader(splits.train, spec, plan(spec.recipe, spec.budget).batch_size, workers=0)
-    if spec.weights is not None:
-        weights.load_into(Network(spec.network), spec)
+class Training:
+    """A run under way: everything that `train` goes on with, and that a checkpoint holds."""
+
+    def __init__(self, spec: RunSpec, place: devices.Place, outcome: Outcome, title: str = "") -> None:
+        """Raises SpecError where the data or weights do not fit the spec."""
+        self.spec, self.place, self.outcome, self.title = spec, place, outcome, title
+        devices.prepare(place, spec.deterministic, spec.fast_kernels)
+        self.world = distributed.world()
+        say(f"{title or ' '} on {place}" + (f", {self.world.size} processes" if self.world.size > 1 else ""))
+        outcome.device, outcome.precision = place.name(), place.precision.value
+        outcome.threads, outcome.processes = torch.get_num_threads(), self.world.size
+
+        self.plan = todo = plan(spec.recipe, spec.budget)
+        if self.world.leads:
+            fetch(spec.data)
+        distributed.collect(None)  # the others wait for the download
+        splits = datasets.load(spec.data, spec.budget)
+        workers = num_workers(spec.data, place.device.type, self.world)
+        self.split = Split(todo.batch_size, self.world, spec.accumulate)
+        self.batches = train_loader(splits.train, spec, self.split, workers, place.device)
+        test_batch = min(2 * todo.batch_size, 512)
+        self.test = eval_loader(splits.test, spec, test_batch, workers, place.device, self.world)
+
+        seed_all(derive(spec.seed, "init"))
+        model = Network(spec.network)
+        if spec.weights is not None:
+            weights.load_into(model, spec)
+        self.model: nn.Module = model.to(place.device, memory_format=torch.channels_last)
+        self.optimizer = recipe.optimizer(self.model, spec.recipe, todo.lr)
+        self.schedule = recipe.schedule(self.optimizer, spec.recipe, todo, self.batches.steps_per_epoch)
+        self.augment = recipe.BatchAugment(spec, place.device, not self.batches.augments)
+        # Where it is: `step` steps of epoch `epoch` are done, the sum of their losses is `loss`; `bad` is the first
+        # step (from 1) whose loss was no finite number, 0 while there is none.
+        self.epoch = self.step = 0
+        self.loss = torch.zeros((), device=place.device)
+        self.bad = torch.zeros((), device=place.device, dtype=torch.int64)
+        self.saved_at = time.monotonic()
+
+    def train(self, folder: Path | None = None) -> nn.Module:
+        """Train to the end and return the network; checkpoints go to `folder`, if one is given.
+
+        Raises DivergedError where the loss is not finite or the result is chance, BadImageError on an unreadable image
+        that may not be left out, and Stopped after a signal, with a checkpoint.
+        """
+        todo, steps = self.plan, self.batches.steps_per_epoch
+        with (
+            listening() as stop,
+            RunProgress(todo.epochs, steps, todo.batch_size, self.title, self.epoch * steps + self.step) as progress,
+            self._parallel() as forward,
+        ):
+            while self.epoch < todo.epochs:
+                self._train_epoch(forward, progress, stop, folder)
+                row: dict[str, float | int | None] = {
+                    "epoch": self.epoch + 1,
+                    "lr": self.optimizer.param_groups[0]["lr"],
+                    "train_loss": self._mean_loss(),
+                }
+                if self.epoch + 1 in evaluated_epochs(todo, self.spec.budget.evaluations):
+                    on_error = self.spec.data.on_error
+                    with self._telling_where():
+                        found = evaluate(self.model, self.test, self.augment, self.place, on_error, stop)
+                    if found is None:
+                        self._stop(stop, folder)
+                        continue
+                    self.outcome.evaluation = found
+                    progress.test = found.top1
+                    row |= {"test_top1": found.top1, "test_loss": found.loss}
+                self.outcome.curve.append(row)
+                self.epoch, self.step = self.epoch + 1, 0
+                self.loss.zero_()
+        self.outcome.peak_memory_mib = self.place.peak_memory_mib()
+        self.outcome.unreadable = sorted(
+            {error for mine in distributed.collect(self.outcome.unreadable) for error in mine}
+        )
+        if self.spec.keep_checkpoint:
+            self.save(folder)
+        if self.outcome.evaluation is not None and not self.spec.budget.allow_chance:
+            self.epoch, self.step = todo.epochs - 1, steps
+            with self._telling_where():
+                refuse_chance(self.outcome.evaluation)
+        return self.model
+
+    @contextmanager
+    def _telling_where(self) -> Iterator[None]:
+        try:
+            yield
+        except DivergedError as error:
+            raise DivergedError(f"{error} ({self._where()})") from None
+
+    def _train_epoch(self, forward: nn.Module, progress: RunProgress, stop: Request, folder: Path | None) -> None:
+        """The steps of the epoch that are not done yet."""
+        self.model.train()
+        steps, outcome = self.batches.steps_per_epoch, self.outcome
+        look_every = 1 if self.place.device.type == "cpu" else LOOK_EVERY
+        images_before, before, began = outcome.train_images, outcome.train_seconds, time.perf_counter()
+        batches = self.augment.ahead(self.batches.epoch(self.epoch, self.step), self.epoch)
+        while self.step < steps:
+            self.train_step(forward, batches)
+            self.step += 1
+            if self.spec.compile and outcome.compile_seconds is None:  # the first step, which does not count
+                self.place.synchronize()
+                outcome.compile_seconds = time.perf_counter() - began
+                say(f"{self.title or ' '} compiled in {outcome.compile_seconds:.0f} s")
+                began, outcome.train_images = time.perf_counter(), images_before
+            # Several processes have to look at the same steps: there a clock or a signal waits for the next one.
+            due, late = self._save_is_due(), self._save_is_late()
+            asked = due or (self.world.size == 1 and (late or bool(stop)))
+            if self.step % look_every and self.step < steps and not asked:
+                continue
+            mean = self._mean_loss()
+            outcome.train_seconds = before + time.perf_counter() - began
+            progress.step(self.epoch, self.step, mean, outcome.images_per_second)
+            save, end = distributed.largest(due or late, bool(stop))
+            if end:
+                self._stop(stop, folder)
+            elif save:
+                self.save(folder)
+                began = time.perf_counter() - (outcome.train_seconds - before)  # the clock stood still
+
+    def train_step(self, forward: nn.Module, batches: Iterator[Batch]) -> None:
+        spec, epoch, step = self.spec, self.epoch, self.step
+        self.schedule.step_update(epoch * self.batches.steps_per_epoch + step)
+        for i, part in enumerate(self.split.parts):
+            batch = next(batches)
+            self.outcome.unreadable += [error for error in batch.unreadable if error not in self.outcome.unreadable]
+            drop_path.draw(self.model, spec.seed, epoch, step, batch.positions)
+            images, targets = self.augment(batch, epoch, step, self.split.batch_size)
+            last = i + 1 == len(self.split.parts)
+            share = len(part) / self.split.batch_size  # of the global batch
+            with nullcontext() if last or not isinstance(forward, DistributedDataParallel) else forward.no_sync():
+                with self.place.autocast():
+                    logits = forward(images)
+                loss = recipe.loss(logits, targets, spec.recipe) * share
+                (loss * self.world.size).backward()  # which averages over processes: this makes it the sum
+            self.loss += loss.detach()
+            self.outcome.train_images += len(images) * self.world.size
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.bad = torch.where((self.bad == 0) & ~self.loss.isfinite(), step + 1, self.bad)
+
+    def _mean_loss(self) -> float:
+        """Of the epoch so far, over all processes. Raises DivergedError."""
+        mean = float(distributed.total(self.loss.clone())) / self.step
+        if not math.isfinite(mean):
+            first = min(filter(None, distributed.collect(int(self.bad))))
+            raise DivergedError(f"the loss is {mean} at epoch {self.epoch + 1}, step {first}")
+        return mean
+
+    @contextmanager
+    def _parallel(self) -> Iterator[nn.Module]:
+        """What a step calls: the network itself, compiled if asked for, and under torchrun as DDP."""
+        forward = self.model
+        if self.world.size > 1:
+            distributed.synchronize_norms(self.model)
+            own = [self.place.device] if self.place.device.type == "cuda" else None
+            forward = DistributedDataParallel(self.model, device_ids=own)
+        if self.spec.compile:
+            on_gpu = self.place.device.type == "cuda"
+            forward = torch.compile(forward, mode="reduce-overhead" if on_gpu else "default")  # type: ignore[assignment]
+        yield forward
+
+    def _save_is_due(self) -> bool:
+        steps, done = self.spec.checkpoint_steps, self.epoch * self.batches.steps_per_epoch + self.step
+        return steps is not None and done % steps == 0
+
+    def _save_is_late(self) -> bool:
+        return time.monotonic() - self.saved_at >= 60 * self.spec.checkpoint_minutes
+
+    def _stop(self, stop: Request, folder: Path | None) -> None:
+        self.save(folder)
+        raise Stopped(f"stopped by {stop.reason or 'a signal to another process'} at {self._where()}")
+
+    def _where(self) -> str:
+        return f"epoch {self.epoch + 1}, step {self.step}"
+
+    def save(self, folder: Path | None) -> None:
+        """Write a checkpoint. Where that fails the run goes on, and the one before stays."""
+        total = distributed.total(self.loss.clone())
+        if folder is not None and self.world.leads:
+            try:
+                checkpoint.save(folder, record.run_name(self.spec), self._state(total))
+            except OSError as error:
+                say(f"{self.title or ' '} no checkpoint at {self._where()}: {error.strerror}; the one before stays")
+        self.saved_at = time.monotonic()
+
+    def _state(self, loss: Tensor) -> dict[str, Any]:
+        outcome = {f.name: getattr(self.outcome, f.name) for f in fields(self.outcome) if f.name != "evaluation"}
+        evaluation = None
+        if self.outcome.evaluation is not None:
+            evaluation = asdict(self.outcome.evaluation)
+            evaluation["correct"] = torch.from_numpy(evaluation["correct"])
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "loss": loss.cpu(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "outcome": outcome,
+            "evaluation": evaluation,
+        }
+
+    def resume(self, folder: Path) -> None:
+        """Go on from the newest good checkpoint in `folder`, if there is one; all processes from the same."""
+        state = None
+        if self.world.leads:
+            name = record.run_name(self.spec)
+            state = checkpoint.load(folder, name, lambda text: say(f"{self.title or ' '} {text}"))
+        state = distributed.from_leader(state)
+        if state is None:
+            return
+        self.epoch, self.step = state["epoch"], state["step"]
+        if self.world.leads:
+            self.loss += state["loss"].to(self.loss.device)
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            before = Outcome(**state["outcome"])
+        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+            what = f"{folder / checkpoint.NAME}: was written by another version of this code; remove it to begin anew"
+            raise SpecError(what) from error
+        for name in ("curve", "train_seconds", "train_images", "unreadable"):
+            setattr(self.outcome, name, getattr(before, name))
+        if state["evaluation"] is not None:
+            correct = np.asarray(state["evaluation"]["correct"])
+            self.outcome.evaluation = Evaluation(**state["evaluation"] | {"correct": correct})
+        say(f"{self.title or ' '} goes on from its checkpoint at {self._where()}")
+        then, now = (
+            f"{o.processes} processes of {o.threads} threads on {o.device} in {o.precision}"
+            for o in (before, self.outcome)
+        )
+        if then != now:
+            say(f"{self.title or ' '} it was written by {then}, not {now}: sums may differ in their last bits")
 
 
 def train(spec: RunSpec, place: devices.Place, outcome: Outcome, title: str = "") -> nn.Module:
-    """The trained network, on `place`; `outcome` is filled in on the way.
-
-    Raises DivergedError where the loss is not finite, SpecError where the data or weights do not fit the spec.
-    """
-    devices.prepare(place, spec.deterministic)
-    say(f"{title or ' '} on {place}")
-    outcome.device, outcome.precision = place.name(), place.precision.value
-    outcome.threads = torch.get_num_threads()
-    todo = plan(spec.recipe, spec.budget)
-    splits = datasets.load(spec.data, spec.budget)
-    workers = num_workers(spec.data, place.device.type)
-    train_batches = TrainLoader(splits.train, spec, todo.batch_size, workers)
-    test_batches = eval_loader(splits.test, spec, min(2 * todo.batch_size, 512), workers)
-
-    seed_all(derive(spec.seed, "init"))
-    model: nn.Module = Network(spec.network)
-    if spec.weights is not None:
-        weights.load_into(model, spec)
-    model = model.to(place.device, memory_format=torch.channels_last)
-    steps = train_batches.steps_per_epoch
-    optimizer = recipe.optimizer(model, spec.recipe, todo.lr)
-    schedule = recipe.schedule(optimizer, spec.recipe, todo, steps)
-    augment = recipe.BatchAugment(spec, place.device)
-
-    with RunProgress(todo.epochs, steps, todo.batch_size, title) as progress:
-        for epoch in range(todo.epochs):
-            model.train()
-            total = torch.zeros((), device=place.device)
-            before, began = outcome.train_seconds, time.perf_counter()
-            step = 0
-            for step, (raw, classes) in enumerate(train_batches.epoch(epoch), start=1):
-                seed_all(derive(spec.seed, "step", epoch, step))
-                schedule.step_update(epoch * steps + step - 1)
-                images, targets = augment(raw, classes)
-                with place.autocast():
-                    logits = model(images)
-                loss = recipe.loss(logits, targets, spec.recipe)
-                loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                total += loss.detach()
-                outcome.train_images += len(images)
-                if place.device.type == "cpu" or step % CHECK_EVERY == 0 or step == steps:
-                    mean = float(total) / step
-                    outcome.train_seconds = before + time.perf_counter() - began
-                    if not math.isfinite(mean):
-                        raise DivergedError(f"the loss is {mean} at epoch {epoch + 1}, step {step}")
-                    progress.step(epoch, step, mean, outcome.train_seconds)
-            place.synchronize()
-            outcome.train_seconds = before + time.perf_counter() - began
-            row: dict[str, float | int | None] = {
-                "epoch": epoch + 1,
-                "lr": optimizer.param_groups[0]["lr"],
-                "train_loss": float(total) / step,
-            }
-            if epoch + 1 in evaluated_epochs(todo, spec.budget.evaluations):
-                outcome.evaluation = evaluate(model, test_batches, augment, place)
-                progress.test = outcome.evaluation.top1
-                row |= {"test_top1": outcome.evaluation.top1, "test_loss": outcome.evaluation.loss}
-            outcome.curve.append(row)
-    outcome.peak_memory_mib = place.peak_memory_mib()
-    return model
+    """The trained network, on `place`, without checkpoints; `outcome` is filled in on the way."""
+    return Training(spec, place, outcome, title).train()
 
 
 def evaluated_epochs(todo: Plan, evaluations: int) -> set[int]:
     """The epochs, from 1, after which the test set is looked at: evenly spread, the last one always."""
     return {math.ceil((i + 1) * todo.epochs / evaluations) for i in range(evaluations)}
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, batches: Any, augment: recipe.BatchAugment, place: devices.Place) -> Evaluation:
-    """Top-1, top-5 and loss over all of `batches`, each image once. Raises DivergedError on a non-finite loss."""
-    model.eval()
-    first: list[Tensor] = []  # per batch: was the best guess right?
-    best5 = torch.zeros((), device=place.device)
-    loss = torch.zeros((), device=place.device, dtype=torch.float64 if place.device.type != "mps" else torch.float32)
-    for raw, classes in batches:
-        images = augment.normalize(raw).contiguous(memory_format=torch.channels_last)
-        labels = classes.to(place.device, non_blocking=True)
-        with place.autocast():
-            logits = model(images)
-        logits = logits.float()
-        loss += F.cross_entropy(logits, labels, reduction="sum")
-        hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-        first.append(hits[:, 0])
-        best5 += hits.sum()
-    correct = torch.cat(first).cpu().numpy()
-    mean_loss = float(loss) / len(correct)
-    if not math.isfinite(mean_loss):
-        raise DivergedError(f"the test loss is {mean_loss}")
-    return Evaluation(100 * float(correct.mean()), 100 * float(best5) / len(correct), mean_loss, correct)
-
-
-def _measured(outcome: Outcome) -> dict[str, Any]:
-    evaluation = outcome.evaluation
-    return {
-        "top1": evaluation.top1 if evaluation else None,
-        "top5": evaluation.top5 if evaluation else None,
-        "loss": evaluation.loss if evaluation else None,
-        "num_test": len(evaluation.correct) if evaluation else None,
-        "curve": outcome.curve,
-        "images_per_second": outcome.images_per_second,
-        "train_seconds": outcome.train_seconds,
-        "peak_memory_mib": outcome.peak_memory_mib,
-        "device": {"name": outcome.device, "precision": outcome.precision, "threads": outcome.threads},
-    }
-
-
-def _bytes(content: Any) -> bytes:
-    """An array as .npy, a state dict as PyTorch's file (readable with weights_only=True)."""
-    buffer = io.BytesIO()
-    if isinstance(content, np.ndarray):
-        np.save(buffer, content)
-    else:
-        torch.save(content, buffer)
-    return buffer.getvalue()
