@@ -85,8 +85,7 @@ def settings_of(groups: list[Records]) -> dict[str, str]:
     names = [path for path in follow if path in apart]
     made = tuple(prefix for path in names for prefix in follow[path])
     shown = names + sorted(path for path in apart if path not in names and not path.startswith(made))
-    ignored = ("seed", "study", "out", "reports", "device", "force", "parallel", "save_weights", "base.start_width")
-    shown = [path for path in shown if path not in ignored]
+    shown = [path for path in shown if path not in (*record.ASIDE, "base.start_width")]
     return {key: " ".join(f"{path}={config.get(path)}" for path in shown) for key, config in flat.items()}
 
 
@@ -224,7 +223,7 @@ def notes(records: Records, table: pd.DataFrame) -> list[str]:
 
 
 def _all(records: Records, key: str) -> str:
-    return ", ".join(dict.fromkeys(content[key] for content in records))
+    return ", ".join(sorted({content[key] for content in records}))
 
 
 def write(study: Path, to: Path) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,18 @@ TINY = (
     "device=cpu",
 )
 
+FAULTS: Counter[str] = Counter()  # what the fault tests did, told at the end
+
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--regenerate-goldens", action="store_true", help="write tests/goldens anew; review the diff")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if FAULTS:
+        terminalreporter.write_line("faults: " + ", ".join(f"{count} {what}" for what, count in FAULTS.items()))
 
 
 @pytest.fixture

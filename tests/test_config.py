@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import yaml
 from PIL import Image
 
 import roadmap
-from roadmap import paper, road, train
+from roadmap import paper, road, run
 from roadmap.config import compose
 from roadmap.network import Network
 from roadmap.spec import SpecError
@@ -206,7 +208,7 @@ def test_refused_once_data_and_weights_are_open(
     word: str, said: str, other_weights: list[Path], tmp_path: Path
 ) -> None:
     with pytest.raises(SpecError) as caught:
-        train.run(compose("+step=baseline", *TINY, word))
+        run.run(compose("+step=baseline", *TINY, word))
     assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
     assert sorted(tmp_path.iterdir()) == other_weights
 
@@ -250,3 +252,22 @@ def test_compose_inside_a_hydra_application_gives_it_back() -> None:
         mine = GlobalHydra.instance().hydra
         compose("+step=gelu")
         assert GlobalHydra.instance().hydra is mine
+
+
+@pytest.mark.slow
+def test_help_configs_finished_studies_and_reports_do_without_torch(
+    command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importing torch takes seconds; here it fails."""
+    words = ("-m", "+step=baseline", *TINY)
+    for name in ("torch", "torchvision", "timm"):
+        (tmp_path / "without" / f"{name}.py").parent.mkdir(exist_ok=True)
+        (tmp_path / "without" / f"{name}.py").write_text("raise RuntimeError('imported')")
+    assert command_line(*words).returncode == 0
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "without"))
+    for asked in (("--help",), ("+step=gelu", "--cfg", "job"), ("+step=baseline", *TINY), words):
+        done = command_line(*asked)
+        assert done.returncode == 0, done.stderr
+    report = [sys.executable, "-m", "roadmap.report", "experiments/runs"]
+    assert subprocess.run(report, cwd=tmp_path, capture_output=True, check=True)
+    assert command_line("+step=gelu", *TINY).returncode != 0  # the trap works

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import math
 import os
+import re
+import shutil
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +19,13 @@ import pandas as pd
 import pytest
 import torch
 
-from roadmap import device, record, road, study, train
+from roadmap import device, processes, record, road, run, train
 from roadmap.config import compose
 from roadmap.cost import measure
+from roadmap.data.loading import Batch
+from roadmap.evaluate import DivergedError, Evaluation, evaluate, refuse_chance
+from roadmap.recipe import BatchAugment
+from roadmap.report import tabulate
 from roadmap.spec import Device, Precision
 from tests.conftest import TINY, CommandLine
 from tests.test_config import images_below
@@ -72,10 +81,10 @@ def test_a_run_leaves_a_record_and_is_skipped_the_next_time(command_line: Comman
 def test_a_run_starts_from_another_runs_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     first = compose("+step=gelu", *TINY)
-    assert train.run(first)["status"] == "completed"
+    assert run.run(first)["status"] == "completed"
     path = record.run_folder(first) / "model.pt"
     second = compose("+step=gelu", *TINY, f"weights={path}", "recipe.lr=1e-12", "recipe.min_lr=0", "seed=1")
-    assert train.run(second)["status"] == "completed"
+    assert run.run(second)["status"] == "completed"
     before, after = (torch.load(record.run_folder(spec) / "model.pt", weights_only=True) for spec in (first, second))
     assert torch.allclose(before["head.weight"], after["head.weight"], atol=1e-6)
 
@@ -115,7 +124,8 @@ def test_a_run_that_raises_leaves_its_reason_and_is_tried_again(command_line: Co
     assert "1 of 1 runs did not complete" in done.stderr and "cannot identify image file" in done.stderr
     path = next(tmp_path.glob("experiments/runs/*-seed0/record.json"))
     content = json.loads(path.read_text())
-    assert content["status"] == "failed" and content["error"].startswith("UnidentifiedImageError")
+    assert content["status"] == "failed"
+    assert content["error"].startswith(f"BadImageError: {broken}: UnidentifiedImageError")
     assert "Traceback" in content["traceback"]
     broken.write_bytes(intact)
     mended = command_line(*words)
@@ -173,9 +183,10 @@ def test_fashion_mnist_from_its_files(command_line: CommandLine, tmp_path: Path,
 def test_a_killed_run_is_recorded_and_ends_nothing_else(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["+step=baseline", *TINY, "budget.epochs=10000"]
-    process = study.RunProcess(study.Job(compose(*words), words), "[1/1] baseline", threads=1)
+    process = processes.RunProcess(processes.Job(compose(*words), words), "[1/1] baseline", threads=1)
     os.kill(process.process.pid, signal.SIGKILL)
     content = process.finish()
+    assert content is not None
     assert content["status"] == "failed" and "killed by SIGKILL" in content["error"]
     assert record.read(process.folder) == content
 
@@ -202,11 +213,65 @@ def test_training_learns() -> None:
     assert outcome.curve[-1]["train_loss"] < outcome.curve[0]["train_loss"]  # type: ignore[operator]
 
 
+def test_chance_is_divergence_unless_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("+step=baseline", *TINY, "recipe.lr=1e-9", "budget.epochs=2")  # it learns nothing
+    assert run.run(compose(*words))["status"] == "completed"
+    content = run.run(compose(*words, "budget.allow_chance=false"))
+    assert content["status"] == "diverged" and content["top1"] < 25
+    assert "always saying one class" in content["error"] and "(epoch 2, step 4)" in content["error"]
+    table = pd.read_csv(io.StringIO(tabulate([content]).to_csv()))
+    assert table[["n_seeds", "n_diverged", "status"]].to_numpy().tolist() == [[0, 1, "diverged"]]
+
+
+@pytest.mark.parametrize(("right", "diverged"), [(100, True), (110, True), (125, False), (900, False)])
+def test_what_counts_as_chance(right: int, diverged: bool) -> None:
+    """Of 1,000 images in ten even classes: 99 % of guessers have at most 122 right."""
+    correct = np.arange(1000) < right
+    found = Evaluation(right / 10, 50.0, 2.3, correct, 0.1, [])
+    with pytest.raises(DivergedError) if diverged else nullcontext():
+        refuse_chance(found)
+
+
+def test_the_step_where_the_loss_stopped_to_be_a_number_is_told(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = run.run(compose("+step=baseline", *TINY, "precision=fp32", "recipe.lr=1e30", "budget.epochs=3"))
+    assert content["status"] == "diverged"
+    assert re.fullmatch(r"the loss is (nan|inf) at epoch \d+, step \d+", content["error"])
+
+
+def test_unreadable_images_are_left_out_and_counted(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = images_below(tmp_path / "images", {"a": 20, "b": 20})
+    for split, number in (("train", 3), ("val", 7)):
+        (root / split / "a" / f"{number}.png").write_bytes(b"no image")
+    words: tuple[str, ...] = ("+step=gelu", *TINY, "data=folder", f"data.root={root}", "data.image_size=32")
+    words += ("data.workers=0",)
+    words += ("budget.train_images=null", "budget.test_images=null", "data.on_error=skip", "budget.epochs=2")
+    content = run.run(compose(*words, "budget.batch_size=20"))
+    assert content["status"] == "completed" and content["num_test"] == 39
+    assert [len(content["unreadable"][split]) for split in ("train", "test")] == [1, 1]  # each told once
+    assert content["unreadable"]["train"][0].startswith(str(root / "train" / "a" / "3.png"))
+    assert "2 unreadable images left out" in processes.describe(content)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.filterwarnings("ignore::Warning")  # torch's own compiler warns of itself
+def test_a_compiled_network_learns_the_same() -> None:
+    curves = []
+    for compiled in (False, True):
+        spec = compose("+step=gelu", *TINY, "precision=fp32", "network.drop_path=0.3", f"compile={compiled}")
+        outcome = train.Outcome()
+        train.train(spec, device.choose(Device.cpu, Precision.fp32), outcome)
+        curves.append(outcome.curve)
+        assert (outcome.compile_seconds is not None) is compiled
+    assert curves[0][0] == pytest.approx(curves[1][0], rel=1e-3)
+
+
 def test_evaluation_counts_by_hand() -> None:
     """Four images, six classes: logits in, top-1, top-5 and loss out."""
     spec = compose("+step=baseline")
-    from roadmap.recipe import BatchAugment
-
     logits = torch.tensor([[9.0, 0, 0, 0, 0, -9], [0, 9, 0, 0, 0, -9], [0, 0, 0, 0, 9, -9], [0, 0, 0, 9, 0, -9]])
     labels = torch.tensor([0, 1, 5, 0])
 
@@ -215,8 +280,9 @@ def test_evaluation_counts_by_hand() -> None:
             return logits[: len(x)]
 
     place = device.choose(Device.cpu, Precision.fp32)
-    batches = [(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), labels)]
-    found = train.evaluate(Fixed(), batches, BatchAugment(spec, place.device), place)
+    batches = [Batch(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), labels, torch.arange(4), torch.arange(4))]
+    found = evaluate(Fixed(), batches, BatchAugment(spec, place.device), place, spec.data.on_error)
+    assert found is not None
     assert found.correct.tolist() == [True, True, False, False]
     assert (found.top1, found.top5) == (50, 75)
     assert found.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), rel=1e-6)
@@ -274,3 +340,28 @@ def test_records_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: An
 def test_what_is_no_record_is_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "record.json").write_text(content)
     assert record.read(tmp_path) is None
+
+
+def test_a_repeated_run_begins_anew_and_a_diverged_one_has_no_result(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = compose("+step=gelu", *TINY, "keep_checkpoint=true")
+    first = run.run(spec)
+    folder = record.run_folder(spec)
+    assert (folder / "checkpoint.pt").exists()
+    second = run.run(dataclasses.replace(spec, force=True))
+    assert second["train_seconds"] != first["train_seconds"] and second["curve"] == first["curve"]
+    assert json.loads((folder / "record.before.json").read_text())["started_at"] == first["started_at"]
+
+    real = evaluate
+
+    def third_is_nan(*arguments: Any) -> Any:
+        found = real(*arguments)
+        calls.append(found)
+        if len(calls) == 3:
+            raise DivergedError("the test loss is nan")
+        return found
+
+    calls: list[Any] = []
+    monkeypatch.setattr(train, "evaluate", third_is_nan)
+    content = run.run(compose("+step=gelu", *TINY, "budget.epochs=4"))
+    assert content["status"] == "diverged" and content["top1"] is None and len(content["curve"]) == 2
