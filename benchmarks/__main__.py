@@ -42,12 +42,15 @@ def cases(folder: Path, fashion: list[str]) -> list[Case]:
     colour = ("data=folder", f"data.root={folder}", "data.num_classes=10", "budget.regularization=1")
     full32 = ("base=resnet50", *small, "budget.batch_size=64", "network.drop_path=0")
     full224 = ("base=resnet50", *colour, "budget.batch_size=8", "network.drop_path=0")
-    nano = [
-        ("baseline", "ResNet"), ("stage_ratio", "ResNet"), ("patchify_stem", "ResNet"), ("depthwise_conv", "between"),
-        ("inverted_bottleneck", "between"), ("large_kernel", "between"), ("layer_norm", "ConvNeXt"),
-        ("separate_downsampling", "ConvNeXt"),
-    ]  # fmt: skip
-    found = [Case(f"{step}, nano, 32 px, batch 128", (f"+step={step}", *small), ends=ends) for step, ends in nano]
+    nano = {
+        "baseline": "ResNet",
+        "inverted_bottleneck": "between",
+        "large_kernel": "between",
+        "separate_downsampling": "ConvNeXt",
+    }
+    found = [
+        Case(f"{step}, nano, 32 px, batch 128", (f"+step={step}", *small), ends=ends) for step, ends in nano.items()
+    ]
     for words, size in ((full32, "32 px, batch 64"), (full224, "224 px, batch 8")):
         for step, model, ends in (
             ("baseline", "resnet50", "ResNet"),

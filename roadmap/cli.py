@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from roadmap import record, road, stop, study
+from roadmap import launchers, record, road, stop, study
 from roadmap.config import CONFIG_ERRORS, name_study, one_line, register, to_spec
 from roadmap.processes import Job
 
@@ -62,7 +62,7 @@ def run(config: DictConfig) -> str:
     hydra_config = HydraConfig.get()
     words = list(hydra_config.overrides.task)
     if hydra_config.mode is RunMode.MULTIRUN:
-        return study.run_as_job(Job(to_spec(config), words), hydra_config.job.num)
+        return launchers.run_as_job(Job(to_spec(config), words), hydra_config.job.num)
     with exit_codes():  # here already: Hydra prints a line of its own before it passes an error on
         study.run_alone(Job(to_spec(config), words))
     return record.COMPLETED
