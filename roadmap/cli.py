@@ -28,6 +28,8 @@ def main() -> None:
     # How long threads spin while they wait for one another, before they sleep. As libgomp has it, a run of two threads
     # falls from 4,000 images/s to below 100 when another process uses one of its cores; so to 1,000 at no cost else.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    # Under `uv run` Ray would have every worker set up an environment of its own, and wait for it.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     register()
     study.register_sweeper()
     os.environ.setdefault(SHOW_ALL, os.environ.get("HYDRA_FULL_ERROR", "0"))

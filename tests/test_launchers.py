@@ -50,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def background(*words: str, apart: bool = False) -> subprocess.Popen[str]:
     """run_roadmap.py as a user would start it; `apart` from this process, for signals to all of its processes."""
-    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # as many as without a launcher
     command = [sys.executable, str(ROOT / "run_roadmap.py"), *words]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=apart)
