@@ -61,10 +61,10 @@ def cases(folder: Path, fashion: list[str]) -> list[Case]:
 
 
 def against_timm(options: argparse.Namespace) -> None:
-    """timm's side with its fastest flags, ours in one process, and ours as a study places runs."""
-    print("| network | shape | timm's flags | timm | ours | ratio | placed | ratio |")
-    print("| :--- | :--- | :--- | ---: | ---: | :--- | ---: | :--- |")
-    rows = []
+    """Images/s: timm's side with its fastest flags, ours in one process, ours as a study places runs, and of ours the
+    loader with its augmentation alone and the trainer alone."""
+    print("| network | shape | timm's flags | timm | ours | ratio | placed | ratio | our loader | our trainer |")
+    print("| :--- | :--- | :--- | ---: | ---: | :--- | ---: | :--- | ---: | ---: |")
     with tempfile.TemporaryDirectory() as folder:
         _photographs(Path(folder), 256)
         chosen = [
@@ -82,14 +82,9 @@ def against_timm(options: argparse.Namespace) -> None:
             cells = [case.name, case.ends, str(flags), f"{_median(columns[0]):,.0f}"]
             for column in columns[1:]:
                 cells += [f"{_median(column):,.0f}", _ratios(column, columns[0])]
-            print("| " + " | ".join(cells + ["–", "–"] * (len(columns) < 3)) + " |", flush=True)
-            loads = _rate(ours, case, "load", options=options)
-            trains = _rate(ours, case, "train", options=options)
-            both = _median(columns[1])
-            rows.append(f"| {case.name} | {loads:,.0f} | {trains:,.0f} | {both:,.0f} |")
-    print("\nImages/s of our loader and augmentation alone, of our training step alone, and of both:\n")
-    print("| network | loader | trainer | both |\n| :--- | ---: | ---: | ---: |")
-    print("\n".join(rows))
+            cells += ["–", "–"] * (len(columns) < 3)
+            cells += [f"{_rate(ours, case, what, options=options):,.0f}" for what in ("load", "train")]
+            print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def share_of_peak(options: argparse.Namespace) -> None:
