@@ -59,7 +59,7 @@ def placement(jobs: Sequence[Job]) -> Placement:
     """How many runs at once, and where.
 
     Networks for small images gain more from processes than from threads: on two cores two processes of one thread
-    train 1.2 to 1.5 times as many images/s as one of two (`benchmarks/cpu.py`). A GPU takes one run at a time. The
+    train 1.2 to 1.9 times as many images/s as one of two (`python -m benchmarks timm`). A GPU takes one run. The
     number of threads does not depend on how many runs are left: what is resumed goes on with as many as before.
     """
     asked = jobs[0].spec.parallel
