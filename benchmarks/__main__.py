@@ -11,7 +11,6 @@ Prints Markdown with the machine's description; ratios as minimum / median / max
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import statistics
 import subprocess
@@ -30,10 +29,10 @@ from roadmap import road
 from roadmap.config import compose
 from roadmap.cost import measure
 from roadmap.device import cpu_bf16_unit
-from roadmap.record import cpu_name, git, versions
+from roadmap.record import cores, cpu_name, git, versions
 
 ROOT = Path(__file__).parent.parent
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = cores()
 ONE_PROCESS, PLACED = [CORES], [1] * CORES  # threads of each process: all in one, and as studies of small images do
 
 

@@ -37,7 +37,12 @@ def save(folder: Path, run: str, state: dict[str, Any]) -> None:
 
     def keep_previous() -> None:
         if path.exists():
-            path.replace(folder / PREVIOUS)
+            previous = folder / PREVIOUS
+            previous.unlink(missing_ok=True)
+            try:
+                previous.hardlink_to(path)  # so that `path` is there at every moment
+            except OSError:  # a file system without links
+                path.replace(previous)
 
     write_bytes(path, MAGIC + hashlib.sha256(content).digest() + content, before_replacing=keep_previous)
 

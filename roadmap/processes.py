@@ -19,11 +19,10 @@ from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
 from roadmap import lock, progress, record, road
-from roadmap.progress import duration, say
+from roadmap.progress import LEADS, TEAM, duration, say
 from roadmap.spec import Device, Failures, RunSpec, SpecError
 from roadmap.stop import STOPPED, Stopped, listening
 
-LEADS, TEAM = os.environ.get("RANK", "0") == "0", "WORLD_SIZE" in os.environ  # as torchrun says
 BUSY = 76  # exit code of a process that found its run in another one's hands
 POLL_SECONDS = 0.5
 # Asks to stop, which a cluster sends to all processes of a job at once; SIGUSR2 is submitit's.
@@ -68,7 +67,7 @@ def placement(jobs: Sequence[Job]) -> Placement:
     gpus = 0 if all(job.spec.device is Device.cpu for job in jobs) else _count_gpus()
     if gpus:
         return Placement(asked or gpus, None, gpus)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = record.cores()
     small = all(job.spec.data.small_images and job.spec.device is not Device.mps for job in jobs)
     if asked is None and (not small or _has_mps()):
         return Placement(1, None, 0)
@@ -167,7 +166,7 @@ def run_here(jobs: Sequence[Job]) -> None:
     where = placement(jobs)
     say(str(where))
     started, waiting, done = time.time(), list(enumerate(jobs, start=1)), 0
-    running: list[RunProcess] = []
+    running: dict[RunProcess, int] = {}
     numbers = itertools.count(1)
     with listening() as stop:
         try:
@@ -181,14 +180,14 @@ def run_here(jobs: Sequence[Job]) -> None:
                         continue
                     taken = [process.gpu for process in running]
                     gpu = min(range(where.gpus), key=taken.count) if where.gpus else None
-                    running.append(RunProcess(job, title, where.threads, gpu, next(numbers)))
+                    running[RunProcess(job, title, where.threads, gpu, next(numbers))] = number
                     say(title)
                 ended = wait([process.sentinel for process in running], timeout=POLL_SECONDS)
                 for process in [process for process in running if process.sentinel in ended and not stop]:
-                    running.remove(process)
+                    number = running.pop(process)
                     content = _agreed(process, process.finish())
                     if content is None:  # between our look and its own another study took it
-                        waiting.append((int(process.title[1 : process.title.index("/")]), process.job))
+                        waiting.append((number, process.job))
                         continue
                     done += 1
                     _tell(process.title, content, time.time() - started, done, len(jobs))

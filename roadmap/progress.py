@@ -12,13 +12,14 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+LEADS, TEAM = os.environ.get("RANK", "0") == "0", "WORLD_SIZE" in os.environ  # as torchrun says
 LINE_SECONDS = 10.0  # between two plain lines of a run
 console: TextIO | None = None  # of a run in a process of its own, whose standard output is its log
 
 
 def say(text: str) -> None:
     """One line on standard output, at once also in a pipe; of several processes of one run the first speaks."""
-    if os.environ.get("RANK", "0") == "0":
+    if LEADS:
         for file in (sys.stdout, console):
             with suppress(OSError):  # a full disk, or a reader that has gone, is no reason to end a run
                 if file is not None:

@@ -29,8 +29,8 @@ from roadmap import lock, record, road
 from roadmap.config import to_spec
 from roadmap.data.catalogue import fetch
 from roadmap.launchers import in_folder, launch
-from roadmap.processes import LEADS, TEAM, Job, context, describe, listen, run_here
-from roadmap.progress import say
+from roadmap.processes import Job, context, describe, listen, run_here
+from roadmap.progress import LEADS, TEAM, say
 from roadmap.spec import RunSpec, SpecError
 
 

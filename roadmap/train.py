@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -123,8 +123,8 @@ class Training:
         with (
             listening() as stop,
             RunProgress(todo.epochs, steps, todo.batch_size, self.title, self.epoch * steps + self.step) as progress,
-            self._parallel() as forward,
         ):
+            forward = self._parallel()
             while self.epoch < todo.epochs:
                 self._train_epoch(forward, progress, stop, folder)
                 row: dict[str, float | int | None] = {
@@ -138,7 +138,6 @@ class Training:
                         found = evaluate(self.model, self.test, self.augment, self.place, on_error, stop)
                     if found is None:
                         self._stop(stop, folder)
-                        continue
                     self.outcome.evaluation = found
                     progress.test = found.top1
                     row |= {"test_top1": found.top1, "test_loss": found.loss}
@@ -223,10 +222,9 @@ class Training:
             raise DivergedError(f"the loss is {mean} at epoch {self.epoch + 1}, step {first}")
         return mean
 
-    @contextmanager
-    def _parallel(self) -> Iterator[nn.Module]:
+    def _parallel(self) -> nn.Module:
         """What a step calls: the network itself, compiled if asked for, and under torchrun as DDP."""
-        forward = self.model
+        forward: nn.Module = self.model
         if self.world.size > 1:
             distributed.synchronize_norms(self.model)
             own = [self.place.device] if self.place.device.type == "cuda" else None
@@ -234,7 +232,7 @@ class Training:
         if self.spec.compile:
             on_gpu = self.place.device.type == "cuda"
             forward = torch.compile(forward, mode="reduce-overhead" if on_gpu else "default")  # type: ignore[assignment]
-        yield forward
+        return forward
 
     def _save_is_due(self) -> bool:
         steps, done = self.spec.checkpoint_steps, self.epoch * self.batches.steps_per_epoch + self.step
@@ -243,7 +241,7 @@ class Training:
     def _save_is_late(self) -> bool:
         return time.monotonic() - self.saved_at >= 60 * self.spec.checkpoint_minutes
 
-    def _stop(self, stop: Request, folder: Path | None) -> None:
+    def _stop(self, stop: Request, folder: Path | None) -> NoReturn:
         self.save(folder)
         raise Stopped(f"stopped by {stop.reason or 'a signal to another process'} at {self._where()}")
 
@@ -301,10 +299,7 @@ class Training:
             correct = np.asarray(state["evaluation"]["correct"])
             self.outcome.evaluation = Evaluation(**state["evaluation"] | {"correct": correct})
         say(f"{self.title or ' '} goes on from its checkpoint at {self._where()}")
-        then, now = (
-            f"{o.processes} processes of {o.threads} threads on {o.device} in {o.precision}"
-            for o in (before, self.outcome)
-        )
+        then, now = before.place(), self.outcome.place()
         if then != now:
             say(f"{self.title or ' '} it was written by {then}, not {now}: sums may differ in their last bits")
 

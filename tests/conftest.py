@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -74,3 +75,19 @@ def fashion() -> Path:
     if not (FASHION / "train-images-idx3-ubyte.gz").is_file():
         pytest.skip(f"Fashion-MNIST is not in {FASHION.name}/ beside the checkout (or $ROADMAP_FASHION_MNIST)")
     return FASHION
+
+
+def background(*words: str, apart: bool = False, **environment: str) -> subprocess.Popen[str]:
+    """run_roadmap.py as a user would start it here; `apart` from this process, for signals to all of its processes."""
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment}
+    command = [sys.executable, str(ROOT / "run_roadmap.py"), *words]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=apart)
+
+
+def until(holds: Callable[..., Any], seconds: float = 90) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.002)
+    return found

@@ -33,7 +33,7 @@ from roadmap.config import compose
 from roadmap.processes import Job, RunProcess
 from roadmap.spec import RunSpec
 from roadmap.stop import STOPPED
-from tests.conftest import FAULTS, ROOT, TINY
+from tests.conftest import FAULTS, TINY, background, until
 from tests.test_config import images_below
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -94,21 +94,22 @@ def assert_same(found: Any, expected: Any, path: str = "") -> None:
         assert found == expected, path
 
 
-def until(holds: Any, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.002)
+def written(path: Path) -> int | None:
+    """When, in nanoseconds; None where there is none, or no longer."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def killed_until_done(spec: RunSpec, moments: random.Random, sign: signal.Signals = signal.SIGKILL) -> int:
     """Start the run again and again, and hit it at some moment after it wrote a checkpoint; how often it died."""
     path, hits = record.run_folder(spec) / checkpoint.NAME, 0
     while True:
-        before = path.stat().st_mtime_ns if path.exists() else None
+        before = written(path)
         process = start(spec)
         while process.process.is_alive():
-            if path.exists() and path.stat().st_mtime_ns != before:
+            if written(path) not in (None, before):
                 time.sleep(moments.uniform(0, 0.15))
                 with contextlib.suppress(ProcessLookupError):  # it was done already
                     os.kill(process.process.pid, sign)
@@ -197,15 +198,8 @@ def test_a_signal_writes_a_checkpoint(sign: signal.Signals) -> None:
     FAULTS["signals answered"] += 1
 
 
-def background(*words: str, **environment: str) -> subprocess.Popen[str]:
-    """run_roadmap.py as a user would start it."""
-    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment}
-    command = [sys.executable, str(ROOT / "run_roadmap.py"), *words]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def checkpoints() -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in Path().glob("experiments/runs/*/checkpoint.pt")}
+def checkpoints() -> dict[Path, int | None]:
+    return {path: written(path) for path in Path().glob("experiments/runs/*/checkpoint.pt")}
 
 
 def test_signals_at_the_command_line() -> None:
@@ -449,9 +443,9 @@ def test_a_signal_to_a_run_and_its_loader_workers(tmp_path: Path) -> None:
     spec = compose(*words, "checkpoint_steps=4")
     path = record.run_folder(spec) / checkpoint.NAME
     for _ in range(3):
-        before = path.stat().st_mtime_ns if path.exists() else 0
+        before = written(path)
         process = start(spec)
-        until(lambda known=before: path.exists() and path.stat().st_mtime_ns != known)
+        until(lambda known=before: written(path) not in (None, known))
         children = Path(f"/proc/{process.process.pid}/task/{process.process.pid}/children").read_text().split()
         assert len(children) >= 2
         for pid in (*map(int, children), process.process.pid):

@@ -8,10 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import pytest
 
 from roadmap import checkpoint, lock
 from roadmap.stop import STOPPED
-from tests.conftest import ROOT, TINY, CommandLine
+from tests.conftest import TINY, CommandLine, background, until
 from tests.test_distributed import STATIONS, assert_alike, records
 
 pytestmark = pytest.mark.slow
@@ -43,25 +41,10 @@ def need(launcher: str) -> None:
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # a run has as many as without a launcher
     yield
     for pid in job_processes(tmp_path):  # what a failed test left
         os.kill(pid, signal.SIGKILL)
-
-
-def background(*words: str, apart: bool = False) -> subprocess.Popen[str]:
-    """run_roadmap.py as a user would start it; `apart` from this process, for signals to all of its processes."""
-    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # as many as without a launcher
-    command = [sys.executable, str(ROOT / "run_roadmap.py"), *words]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=apart)
-
-
-def until(holds: Callable[[], Any], seconds: float = 90) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
-    return found
 
 
 def processes_with(*parts: str) -> list[int]:
@@ -96,7 +79,8 @@ def trains(run: Path) -> bool:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The records of a study that no launcher placed."""
     folder = tmp_path_factory.mktemp("plain")
-    process = background("-m", f"+step={STATIONS}", *WORDS, "study=far", f"out={folder}", f"reports={folder}/reports")
+    words = ("-m", f"+step={STATIONS}", *WORDS, "study=far", f"out={folder}", f"reports={folder}/reports")
+    process = background(*words, OMP_NUM_THREADS="1")
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, out + err
     return records(folder)

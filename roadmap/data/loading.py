@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subs
 from roadmap.data.datasets import ImageArray
 from roadmap.data.transforms import Transform, pil_mode, test_transform, train_transform
 from roadmap.distributed import ALONE, World, positions
+from roadmap.record import cores
 from roadmap.seeds import derive, seed_all
 from roadmap.spec import DataSpec, OnError, RunSpec, SpecError
 
@@ -330,8 +331,7 @@ def num_workers(data: DataSpec, device: str, world: World = ALONE) -> int:
     started share the cores."""
     if data.workers is not None:
         return data.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = max(1, cores // world.size)
+    mine = max(1, cores() // world.size)
     if device == "cpu":
-        return 0 if data.small_images else max(1, cores // 2)
-    return min(12, max(1, cores - 1))
+        return 0 if data.small_images else max(1, mine // 2)
+    return min(12, max(1, mine - 1))
