@@ -112,9 +112,13 @@ def share_of_peak(options: argparse.Namespace) -> None:
 def whole_study(options: argparse.Namespace) -> None:
     """`+study=roadmap seed=0`, on digits and a part of Fashion-MNIST, against a script with timm's pieces for each."""
     print("| images | runs | timm's, one after another | ours | ratio |\n| :--- | ---: | ---: | ---: | :--- |")
-    fashion = (*options.fashion, "budget.epochs=4", "budget.train_images=12000")
+    fashion = (*options.fashion, "budget.epochs=4", "budget.train_images=12000", "budget.allow_chance=true")
     steps = [step for step in road.all_steps() if step != "resnextify"]
     for name, words in (("digits", ()), ("12,000 of Fashion-MNIST, 4 epochs", fashion)):
+        flags = {
+            shape: best_flags(Case(shape, (f"+step={shape}", *words)), ONE_PROCESS, options.seconds)
+            for shape in ("baseline", "large_kernel")
+        }
         sides: list[tuple[float, float]] = []
         for _ in range(options.study_repeats):
             with tempfile.TemporaryDirectory() as folder:
@@ -125,11 +129,14 @@ def whole_study(options: argparse.Namespace) -> None:
                 mine = time.perf_counter() - started
                 started = time.perf_counter()
                 for step in steps:
-                    command = [sys.executable, "-m", "benchmarks.timm_script", f"+step={step}", *common]
+                    shape = "large_kernel" if "depthwise_conv" in road.all_steps()[step].transforms else "baseline"
+                    command = [sys.executable, "-m", "benchmarks.timm_script", *flags[shape].words(), f"+step={step}"]
+                    command += common
                     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
                 sides.append((time.perf_counter() - started, mine))
         timm, mine = (_median(side) for side in zip(*sides, strict=True))
         ratio = _ratios(*zip(*sides, strict=True))
+        name += f" (timm: {flags['baseline']}; {flags['large_kernel']} from depthwise_conv on)"
         print(f"| {name} | {len(steps)} | {timm:,.0f} s | {mine:,.0f} s | {ratio} |", flush=True)
 
 

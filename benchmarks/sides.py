@@ -44,6 +44,11 @@ class Flags:
     channels_last: bool = True
     workers: int = 1
 
+    def words(self) -> list[str]:
+        """Of `benchmarks.timm_script`."""
+        words = [f"--workers={self.workers}", *([] if self.bf16 else ["--fp32"])]
+        return words + ([] if self.channels_last else ["--contiguous"])
+
     def __str__(self) -> str:
         layout = "channels_last" if self.channels_last else "contiguous"
         return f"{'bf16' if self.bf16 else 'fp32'}, {layout}, {self.workers} workers"

@@ -12,8 +12,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--fp32", action="store_true")
+    parser.add_argument("--contiguous", action="store_true")
     options, words = parser.parse_known_args()
-    side = Timms(Case("script", tuple(words)), Flags(bf16=not options.fp32, workers=options.workers))
+    flags = Flags(bf16=not options.fp32, channels_last=not options.contiguous, workers=options.workers)
+    side = Timms(Case("script", tuple(words)), flags)
     steps = len(side.loader)
     evaluated = {math.ceil((i + 1) * side.plan.epochs / side.spec.budget.evaluations) for i in range(10)}
     for epoch in range(1, side.plan.epochs + 1):

@@ -33,7 +33,7 @@ def plan(recipe: RecipeSpec, budget: BudgetSpec) -> Plan:
     return Plan(
         epochs=max(1, round(epochs)),
         batch_size=batch_size,
-        lr=recipe.lr * batch_size / recipe.batch_size * budget.lr_multiplier.get(recipe.name, 1.0),
+        lr=recipe.lr * batch_size / recipe.batch_size * budget.lr_multiplier.get(recipe.optimizer.value, 1.0),
         warmup_share=recipe.warmup_epochs / recipe.epochs,
         decay_share=recipe.decay_epochs / recipe.epochs,
     )

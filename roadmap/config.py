@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from roadmap import road
 from roadmap.data.catalogue import complete
-from roadmap.spec import NetworkSpec, RunSpec, SpecError, validate, validate_network
+from roadmap.spec import NetworkSpec, RunSpec, SpecError, validate, validate_base, validate_network
 
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, SpecError)
 
@@ -105,6 +105,10 @@ def to_spec(config: DictConfig) -> RunSpec:
     road.refuse_conflicts(list(spec.transforms))
     spec.transforms = {name: spec.transforms[name] for name in road.order(list(spec.transforms))}
     spec.data = complete(spec.data)
+    base, network = spec.base, spec.network
+    validate_base(base)
+    network.width = round(network.width * base.width_factor)
+    network.depths = [max(1, round(blocks * base.depth_factor)) for blocks in network.depths]
     if spec.network.num_classes is None:
         spec.network.num_classes = spec.data.num_classes
     validate(spec)

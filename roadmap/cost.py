@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from roadmap import paper
+from roadmap import paper, road
 from roadmap.config import compose_network
-from roadmap.network import Network
+from roadmap.network import build
 from roadmap.spec import NetworkSpec
 
 
@@ -33,7 +33,7 @@ class Cost:
 def measure(spec: NetworkSpec, image_size: int) -> Cost:
     """The cost of the network of `spec` for one square image of `image_size` pixels."""
     with torch.device("meta"):
-        model = Network(spec).eval()
+        model = build(spec, image_size).eval()
         image = torch.empty(1, spec.in_chans, image_size, image_size)
     return measure_module(model, image)
 
@@ -60,7 +60,7 @@ def table(image_size: int = 224) -> pd.DataFrame:
     rows = []
     for base, facts in paper.TABLES.items():
         for row in facts:
-            if row.step is not None:
+            if row.step in road.all_steps():
                 cost = measure(compose_network(row.step, base), image_size)
                 rows.append((base, row.step, cost.params, cost.gmacs, row.gmacs))
     return pd.DataFrame(rows, columns=["base", "step", "params", "gmacs", "paper_gmacs"])

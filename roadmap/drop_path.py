@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import timm.layers
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +12,7 @@ from roadmap.seeds import uniform
 class DropPath(nn.Module):
     """In training, drops the whole residual branch of an image with probability `rate`, and scales up the kept ones.
 
-    N,C,H,W -> N,C,H,W. What `draw` decided holds for the next forward pass; without it PyTorch's generator decides.
+    N,... -> N,... What `draw` decided holds for the next forward pass; without it PyTorch's generator decides.
     """
 
     def __init__(self, rate: float) -> None:
@@ -25,11 +26,20 @@ class DropPath(nn.Module):
         factor, self.factor = self.factor, None
         if factor is None:
             factor = _keep(torch.rand(len(x), device=x.device), self.rate)
-        return x * factor.to(x.dtype).view(-1, 1, 1, 1)
+        return x * factor.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
 def _keep(draws: Tensor, rate: float) -> Tensor:
     return (draws < 1 - rate).to(torch.float32) / (1 - rate)
+
+
+def adopt(model: nn.Module) -> nn.Module:
+    """`model`, built of timm's layers, with stochastic depth drawn as ours is."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, timm.layers.DropPath):
+                setattr(module, name, DropPath(child.drop_prob))
+    return model
 
 
 def draw(model: nn.Module, seed: int, epoch: int, step: int, positions: Tensor) -> None:

@@ -12,7 +12,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from roadmap.drop_path import DropPath
+from roadmap.drop_path import DropPath, adopt
 from roadmap.layers import LayerScale, act, conv, norm
 from roadmap.spec import Init, NetworkSpec, Stem, validate_network
 
@@ -49,6 +49,28 @@ class Network(nn.Module):
             x = stage(x)
         x = x.mean((2, 3), keepdim=True)
         return self.head(self.head_norm(x).flatten(1))
+
+
+def build(spec: NetworkSpec, image_size: int) -> nn.Module:
+    """The network of `spec` for square images of `image_size` pixels: ours, or the reference that it names."""
+    if spec.reference is None:
+        return Network(spec)
+    validate_network(spec)
+    assert spec.num_classes is not None and spec.heads is not None
+    from timm.models.swin_transformer import SwinTransformer
+
+    stages = range(len(spec.depths))
+    swin = SwinTransformer(
+        img_size=image_size,
+        patch_size=spec.stem_stride,
+        in_chans=spec.in_chans,
+        num_classes=spec.num_classes,
+        embed_dim=spec.width,
+        depths=tuple(spec.depths),
+        num_heads=tuple(spec.heads * 2**i for i in stages),
+        drop_path_rate=spec.drop_path,
+    )
+    return adopt(swin)
 
 
 def outer_width(spec: NetworkSpec, width: int) -> int:

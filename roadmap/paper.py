@@ -5,11 +5,12 @@ arXiv:2201.03545v2, Tables 10 and 11. Neither torch nor Hydra is needed to read 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
 class PaperRow:
-    step: str | None  # our name; None for the Swin reference
+    step: str  # our name
     label: str  # the paper's
     top1: float  # ImageNet-1K, percent
     top1_std: float | None  # of three seeds, where the paper gives it
@@ -35,7 +36,7 @@ TABLE_10 = (
     PaperRow("fewer_norms", "fewer norms", 81.41, 0.09, 4.15),
     PaperRow("layer_norm", "BN → LN", 81.47, 0.09, 4.46),
     PaperRow("separate_downsampling", "separate d.s. conv (ConvNeXt-T)", 81.97, 0.06, 4.49),
-    PaperRow(None, "Swin-T (reference)", 81.30, None, 4.50, adopted=False),
+    PaperRow("swin", "Swin-T (reference)", 81.30, None, 4.50, adopted=False),
 )
 
 TABLE_11 = (
@@ -56,8 +57,10 @@ TABLE_11 = (
     PaperRow("fewer_norms", "fewer norms", 83.17, None, 14.81),
     PaperRow("layer_norm", "BN → LN", 83.35, None, 14.81),
     PaperRow("separate_downsampling", "separate d.s. conv (ConvNeXt-B)", 83.60, None, 15.35),
-    PaperRow(None, "Swin-B (reference)", 83.50, None, 15.43, adopted=False),
+    PaperRow("swin", "Swin-B (reference)", 83.50, None, 15.43, adopted=False),
 )
+
+SEEDS = 3  # behind each printed deviation
 
 TABLES = {"resnet50": TABLE_10, "resnet200": TABLE_11}
 _BY_NUMBER = {10: TABLE_10, 11: TABLE_11}
@@ -69,6 +72,23 @@ SLIP_NOTE = (
     "Table 10 prints the jump of separate downsampling one row early; Table 11 has none there, and ConvNeXt-T's count"
     " is known. Counted and printed values stand side by side; nothing is tuned to the print."
 )
+
+
+def rows(table: int) -> tuple[PaperRow, ...]:
+    """Table 10 or 11."""
+    return _BY_NUMBER[table]
+
+
+def gains(table: int) -> dict[str, float]:
+    """What each step of the path gained over the one before, percent."""
+    path = [row for row in rows(table) if row.adopted]
+    return {after.step: after.top1 - before.top1 for before, after in pairwise(path)}
+
+
+def before(table: int) -> dict[str, str]:
+    """The step before each step of the path."""
+    path = [row.step for row in rows(table) if row.adopted]
+    return {after: earlier for earlier, after in pairwise(path)}
 
 
 def row(table: int | None, step: str) -> PaperRow | None:

@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from roadmap import record
+from roadmap.results import Row
 
 # The paper's sections, each with its heading and colour (Okabe and Ito's palette: safe for colour-blind readers).
 SECTIONS = {
@@ -29,13 +30,13 @@ SECTIONS = {
 }
 BEYOND = ("beyond the paper", "#d55e00")
 INK, FAINT = "#222222", "#d9d9d9"
+STYLE = {"font.size": 10, "axes.edgecolor": INK, "text.color": INK, "svg.hashsalt": "roadmap"}
+STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "hatch.linewidth": 1.2}
 
 
-def draw(table: pd.DataFrame, rows: list[list[dict[str, Any]]], title: str, paths: list[Path]) -> None:
-    """Draw `table` (see `report.tabulate`) with the dots of `rows` (the records of each line) into every path."""
-    style = {"font.size": 10, "axes.edgecolor": INK, "text.color": INK, "svg.hashsalt": "roadmap"}
-    style |= {"axes.spines.top": False, "axes.spines.right": False, "hatch.linewidth": 1.2}
-    with plt.rc_context(style):
+def draw(table: pd.DataFrame, rows: list[Row], title: str, paths: list[Path]) -> None:
+    """Draw the `table` of a study (see `results.COLUMNS`) with the dots of its `rows` into every path."""
+    with plt.rc_context(STYLE):
         height = 0.42 * len(table) + 2.1
         figure, (bars, costs) = plt.subplots(
             1, 2, figsize=(11, height), sharey=True, width_ratios=[4, 1], layout="constrained"
@@ -46,14 +47,54 @@ def draw(table: pd.DataFrame, rows: list[list[dict[str, Any]]], title: str, path
         bars.set_ylim(len(table) - 0.4, -0.6)
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
         figure.legend(handles=_legend(table), loc="outside lower center", ncols=6, frameon=False, fontsize=9)
-        for path in paths:
-            date = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-            figure.savefig(path, dpi=160, metadata=date)
-        plt.close(figure)
+        _save(figure, paths)
 
 
-def _draw_accuracy(axes: Any, table: pd.DataFrame, rows: list[list[dict[str, Any]]]) -> None:
-    dots = [[c["top1"] for c in group if c["status"] == record.COMPLETED] for group in rows]
+def draw_worth(worth: pd.DataFrame, title: str, paths: list[Path]) -> None:
+    """Draw Shapley values (see `attribution.COLUMNS`), with their intervals."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(9, 0.36 * len(worth) + 1.6), layout="constrained")
+        for y, line in enumerate(worth.itertuples()):
+            axes.barh(y, line.value, height=0.66, zorder=2, color=_section(str(line.section), 1)[1])
+            if not math.isnan(line.low):
+                axes.plot([line.low, line.high], [y, y], color=INK, linewidth=1.3, zorder=3)
+        axes.set_yticks(range(len(worth)), (worth["label"] + " " + worth["setting"]).str.strip())
+        axes.set_ylim(len(worth) - 0.4, -0.6)
+        axes.axvline(0, color=INK, linewidth=0.8, zorder=4)
+        axes.set_xlabel("worth, whatever the order: Shapley value in points of top-1, with its 95 % interval")
+        axes.grid(axis="x", color=FAINT, zorder=0)
+        axes.tick_params(axis="y", length=0)
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+        _save(figure, paths)
+
+
+def draw_beside(table: pd.DataFrame, names: list[str], paths: list[Path]) -> None:
+    """Draw the gains of two studies (see `compare.COLUMNS`) one below the other, step by step."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(9, 0.46 * len(table) + 1.9), layout="constrained")
+        for side, name, shift, colour in (("a", names[0], -0.14, "#0072b2"), ("b", names[1], 0.14, "#d55e00")):
+            y = [place + shift for place in range(len(table))]
+            axes.hlines(y, table[f"{side}_low"], table[f"{side}_high"], color=colour, linewidth=1.3, zorder=3)
+            axes.plot(table[f"{side}_delta"], y, "o", color=colour, markersize=5.5, zorder=4, label=name)
+        axes.set_yticks(range(len(table)), table["step"])
+        axes.set_ylim(len(table) - 0.4, -0.6)
+        axes.axvline(0, color=INK, linewidth=0.8, zorder=2)
+        axes.set_xlabel("gain in points of top-1, with its 95 % interval")
+        axes.grid(axis="x", color=FAINT, zorder=0)
+        axes.tick_params(axis="y", length=0)
+        figure.legend(loc="outside lower center", frameon=False, fontsize=9)
+        _save(figure, paths)
+
+
+def _save(figure: Any, paths: list[Path]) -> None:
+    for path in paths:
+        date = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+        figure.savefig(path, dpi=160, metadata=date)
+    plt.close(figure)
+
+
+def _draw_accuracy(axes: Any, table: pd.DataFrame, rows: list[Row]) -> None:
+    dots = [row.top1 for row in rows]
     seen = [value for values in dots for value in values] + table["top1_mean"].dropna().tolist()
     low, high = (min(seen), max(seen)) if seen else (0.0, 100.0)
     span = max(high - low, 1.0)

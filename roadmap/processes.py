@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from roadmap import lock, progress, record, road
@@ -23,6 +24,7 @@ from roadmap.progress import LEADS, TEAM, duration, say
 from roadmap.spec import Device, Failures, RunSpec, SpecError
 from roadmap.stop import STOPPED, Stopped, listening
 
+GPU_FILES = ("nvidia[0-9]*", "kfd", "dxg")  # in /dev, where a driver of NVIDIA, AMD, or Windows below WSL is loaded
 BUSY = 76  # exit code of a process that found its run in another one's hands
 POLL_SECONDS = 0.5
 # Asks to stop, which a cluster sends to all processes of a job at once; SIGUSR2 is submitit's.
@@ -76,12 +78,16 @@ def placement(jobs: Sequence[Job]) -> Placement:
 
 
 def _count_gpus() -> int:
+    if sys.platform == "linux" and not any(next(Path("/dev").glob(name), None) for name in GPU_FILES):
+        return 0  # known without importing torch
     import torch
 
     return torch.cuda.device_count()
 
 
 def _has_mps() -> bool:
+    if sys.platform != "darwin":
+        return False
     import torch
 
     return torch.backends.mps.is_available()

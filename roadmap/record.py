@@ -1,7 +1,7 @@
 """A run's record: one JSON file with all that made the run and all that came of it. Needs neither torch nor Hydra.
 
-experiments/STUDY/NAME-HASH-seedN/ holds record.json, correct.npy (per test image: was it right?) and model.pt. The hash
-is of everything that decides the result, so the same command finds its record again.
+experiments/runs/NAME-HASH-seedN/ holds record.json, correct.npy (per test image: was it right?) and model.pt. The hash
+is of everything that decides the result, so the same command finds its record again, and studies share their runs.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from roadmap import road
 from roadmap.data.catalogue import EMBEDDED_OR_DOWNLOADED
 from roadmap.spec import RunSpec
 
-FORMAT = 2  # of the record, and of what a config means: raising it sets old records aside
+FORMAT = 3  # of the record, and of what a config means: raising it sets old records aside
 COMPLETED, DIVERGED, FAILED = "completed", "diverged", "failed"
 FINISHED = (COMPLETED, DIVERGED)  # running it again would give the same; a failed run is tried again
 # Fields that do not decide the result: where things lie, what they are called, who computes, how carefully.
 ASIDE = (
     "seed", "study", "device", "parallel", "failures", "checkpoint_minutes", "checkpoint_steps", "keep_checkpoint",
-    "save_weights", "force", "out", "reports", "base",
+    "save_weights", "force", "plan", "out", "reports", "base", "design", "reference",
 )  # fmt: skip
 PACKAGES = ("torch", "torchvision", "timm", "hydra-core", "numpy", "pillow", "scikit-learn", "roadmap")
 
@@ -68,6 +68,9 @@ def config_hash(spec: RunSpec) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+RUNS = "runs"  # the folder below `out` where all runs lie, whatever study asked for them; also the study without a name
+
+
 def study_folder(spec: RunSpec) -> Path:
     return Path(spec.out) / spec.study
 
@@ -78,7 +81,7 @@ def run_name(spec: RunSpec) -> str:
 
 
 def run_folder(spec: RunSpec) -> Path:
-    return study_folder(spec) / run_name(spec)
+    return Path(spec.out) / RUNS / run_name(spec)
 
 
 def read(folder: Path) -> dict[str, Any] | None:

@@ -1,9 +1,9 @@
-"""From records to a table and a picture: reads what runs left behind, needs neither Hydra nor torch.
+"""The report of a study: tables, picture and page, from what its runs left behind. Needs neither Hydra nor torch.
 
     python -m roadmap.report experiments/STUDY [--to reports/STUDY]
+    python -m roadmap.report experiments/A experiments/B     # do their conclusions agree?
 
-Rows are networks, in the order of the road; the seeds of one network under one setting make one row. What the paper
-says stands in columns of its own.
+What the paper says stands in columns of its own.
 """
 
 from __future__ import annotations
@@ -11,27 +11,24 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
-from roadmap import paper, record
+from roadmap import compare, paper, record, statistics
+from roadmap.attribution import attribute
+from roadmap.results import Records, Study, read_study
+from roadmap.statistics import Comparison
 
-COLUMNS = [
-    "step", "label", "n_seeds", "top1_mean", "top1_std", "delta", "params", "gmacs", "images_per_second",
-    "paper_top1", "paper_gmacs", "status",
-    "top1_low", "top1_high", "top5_mean", "loss_mean", "wall_seconds", "peak_memory_mib",
-    "n_failed", "n_diverged", "variant", "section",
-]  # fmt: skip
-CONFIDENCE = 0.95
 TITLES = {
     "label": "step",
     "n_seeds": "seeds",
     "top1": "top-1 (%)",
     "delta": "gain",
+    "interval": "95 % interval",
+    "p_holm": "p (Holm)",
+    "verdict": "verdict",
     "params": "params (M)",
     "gmacs": "GMACs",
     "images_per_second": "images/s",
@@ -39,175 +36,76 @@ TITLES = {
     "paper_gmacs": "paper GMACs",
     "status": "status",
 }
-Records = list[dict[str, Any]]
+WORTH = {"label": "step", "value": "worth", "interval": "95 % interval", "n_orders": "orders", "n_seeds": "seeds"}
+TEXT_COLUMNS = {TITLES["label"], TITLES["verdict"], TITLES["status"]}
 
 
-def read_study(folder: Path) -> Records:
-    """The records of all runs in a study's folder, in the order of their folders' names."""
-    found = (record.read(path.parent) for path in sorted(folder.glob("*/record.json")))
-    return [content for content in found if content is not None]
+def _number(form: str, value: Any) -> str:
+    return "–" if pd.isna(value) else form.format(value)
 
 
-def rows_of(records: Records) -> list[Records]:
-    """The records of each row (one network, one setting, its seeds), rows in the order of the road."""
-    groups: dict[str, Records] = defaultdict(list)
-    for content in sorted(records, key=lambda content: content["seed"]):
-        groups[content["config_hash"]].append(content)
-    settings = settings_of(list(groups.values()))
-
-    def place(group: Records) -> tuple[Any, ...]:
-        first = group[0]
-        table = first["config"]["base"]["paper_table"]
-        row = paper.position(table, first["name"])
-        return settings[first["config_hash"]], len(first["transforms"]), row, first["name"]
-
-    return sorted(groups.values(), key=place)
-
-
-def settings_of(groups: list[Records]) -> dict[str, str]:
-    """What sets rows of the same step apart, as `budget.epochs=3`, by config hash; empty where a step has one row."""
-    by_name: dict[str, Records] = defaultdict(list)
-    for group in groups:
-        by_name[group[0]["name"]].append(group[0])
-    apart: set[str] = set()
-    flat = {group[0]["config_hash"]: _flatten(group[0]["config"]) for group in groups}
-    for same in by_name.values():
-        configs = [flat[content["config_hash"]] for content in same]
-        for path in sorted({path for config in configs for path in config}):
-            if len({repr(config.get(path)) for config in configs}) > 1:
-                apart.add(path)
-    # Of settings that follow from one another the names suffice: a base makes widths, a dataset sizes and epochs.
-    follow: dict[str, tuple[str, ...]] = {
-        "base.name": ("base.", "network.", "recipe."),
-        "data.name": ("data.", "network.", "budget."),
-    }
-    follow |= {"recipe.name": ("recipe.", "network."), "budget.name": ("budget.",)}
-    names = [path for path in follow if path in apart]
-    made = tuple(prefix for path in names for prefix in follow[path])
-    shown = names + sorted(path for path in apart if path not in names and not path.startswith(made))
-    shown = [path for path in shown if path not in (*record.ASIDE, "base.start_width")]
-    return {key: " ".join(f"{path}={config.get(path)}" for path in shown) for key, config in flat.items()}
-
-
-def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and key != "transforms":
-            flat |= _flatten(value, f"{prefix}{key}.")
-        elif key != "transforms":
-            flat[prefix + key] = value
-    return flat
-
-
-def tabulate(records: Records) -> pd.DataFrame:
-    """One line per row of the study; the columns are COLUMNS. Percent, millions nowhere: plain numbers.
-
-    `top1_low` and `top1_high` are Student's t interval of the mean over seeds. `delta` is the difference of the mean
-    to that of the network without this row's last transform, where the study has it. Failed and diverged seeds are
-    counted, not averaged.
-    """
-    groups = rows_of(records)
-    settings = settings_of(groups)
-    means: dict[tuple[str, tuple[str, ...]], float] = {}
-    lines = []
-    for group in groups:
-        first, setting = group[0], settings[group[0]["config_hash"]]
-        done = [content for content in group if content["status"] == record.COMPLETED]
-        top1 = pd.Series([content["top1"] for content in done], dtype=float)
-        names = tuple(info["name"] for info in first["transforms"])
-        means[setting, names] = top1.mean()
-        before = means.get((setting, names[:-1]), math.nan) if names else math.nan
-        low, high = t_interval(top1)
-        fact = paper.row(first["config"]["base"]["paper_table"], first["name"])
-        last = first["transforms"][-1] if names else {"section": "", "variant": False}
-        costs = next((content for content in group if "params" in content), {})
-        counts = {status: sum(content["status"] == status for content in group) for status in STATUSES}
-        lines.append(
-            {
-                "step": f"{first['name']} {setting}".strip(),
-                "label": f"{first['label']} {setting}".strip(),
-                "n_seeds": len(done),
-                "top1_mean": top1.mean(),
-                "top1_std": top1.std(),
-                "delta": top1.mean() - before,
-                "params": costs.get("params"),
-                "gmacs": costs.get("gmacs"),
-                "images_per_second": _mean(done, "images_per_second"),
-                "paper_top1": fact.top1 if fact else math.nan,
-                "paper_gmacs": fact.gmacs if fact else math.nan,
-                "status": next(status for status in STATUSES if counts[status]),
-                "top1_low": low,
-                "top1_high": high,
-                "top5_mean": _mean(done, "top5"),
-                "loss_mean": _mean(done, "loss"),
-                "wall_seconds": _mean(done, "wall_seconds"),
-                "peak_memory_mib": _mean(done, "peak_memory_mib"),
-                "n_failed": counts[record.FAILED],
-                "n_diverged": counts[record.DIVERGED],
-                "variant": any(info["variant"] for info in first["transforms"]),
-                "section": last["section"],
-            }
-        )
-    table = pd.DataFrame(lines, columns=COLUMNS)
-    table["params"] = table["params"].astype("Int64")
-    return table
-
-
-STATUSES = (record.FAILED, record.DIVERGED, record.COMPLETED)  # a row's status is the first that one of its seeds has
-
-
-def t_interval(values: pd.Series) -> tuple[float, float]:
-    """The 95 % interval of the mean by Student's t; not a number for fewer than two values."""
-    if len(values) < 2:
-        return math.nan, math.nan
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * values.std() / math.sqrt(len(values))
-    return values.mean() - half, values.mean() + half
-
-
-def _mean(records: Records, key: str) -> float:
-    return float(pd.Series([content[key] for content in records], dtype=float).mean())
+def interval(low: float, high: float) -> str:
+    return "–" if pd.isna(low) else f"{low:+.2f} to {high:+.2f}"
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The table as people read it: the main columns, rounded, as text."""
-
-    def number(form: str, value: Any) -> str:
-        return "–" if pd.isna(value) else form.format(value)
-
     shown = pd.DataFrame()
-    shown["label"] = table["label"].where(~table["variant"], table["label"] + " (variant)")
+    notes = {"variant": " (variant)", "reference": " (reference)"}
+    shown["label"] = [
+        row.label + "".join(text for name, text in notes.items() if getattr(row, name)) for row in table.itertuples()
+    ]
     shown["n_seeds"] = table["n_seeds"].astype(str)
     shown["top1"] = [
-        number("{:.2f}", mean) + ("" if pd.isna(std) else f" ± {std:.2f}")
+        _number("{:.2f}", mean) + ("" if pd.isna(std) else f" ± {std:.2f}")
         for mean, std in zip(table["top1_mean"], table["top1_std"], strict=True)
     ]
-    shown["delta"] = [number("{:+.2f}", value) for value in table["delta"]]
-    shown["params"] = [number("{:.2f}", value / 1e6) for value in table["params"]]
-    shown["gmacs"] = [number("{:.3g}", value) for value in table["gmacs"]]
-    shown["images_per_second"] = [number("{:,.0f}", value) for value in table["images_per_second"]]
-    shown["paper_top1"] = [number("{:.2f}", value) for value in table["paper_top1"]]
-    shown["paper_gmacs"] = [number("{:.2f}", value) for value in table["paper_gmacs"]]
+    shown["delta"] = [_number("{:+.2f}", value) for value in table["delta"]]
+    shown["interval"] = [interval(*ends) for ends in zip(table["delta_low"], table["delta_high"], strict=True)]
+    shown["p_holm"] = [_number("{:.2g}", value) for value in table["p_holm"]]
+    shown["verdict"] = table["verdict"].where(table["verdict"] != "", "–")
+    shown["params"] = [_number("{:.2f}", value / 1e6) for value in table["params"]]
+    shown["gmacs"] = [_number("{:.3g}", value) for value in table["gmacs"]]
+    shown["images_per_second"] = [_number("{:,.0f}", value) for value in table["images_per_second"]]
+    shown["paper_top1"] = [_number("{:.2f}", value) for value in table["paper_top1"]]
+    shown["paper_gmacs"] = [_number("{:.2f}", value) for value in table["paper_gmacs"]]
     shown["status"] = [
         row.status + ("" if row.status == record.COMPLETED else f" ({row.n_failed + row.n_diverged} of {row.n_all})")
         for row in table.assign(n_all=table["n_seeds"] + table["n_failed"] + table["n_diverged"]).itertuples()
     ]
+    if not (table["delta"].notna().any()):
+        shown = shown.drop(columns=["delta", "interval", "p_holm", "verdict"])
     return shown.rename(columns=TITLES)
 
 
-def notes(records: Records, table: pd.DataFrame) -> list[str]:
+def readable_worth(worth: pd.DataFrame) -> pd.DataFrame:
+    shown = pd.DataFrame()
+    shown["label"] = (worth["label"] + " " + worth["setting"]).str.strip()
+    shown["value"] = [_number("{:+.2f}", value) for value in worth["value"]]
+    shown["interval"] = [interval(*ends) for ends in zip(worth["low"], worth["high"], strict=True)]
+    for name in ("n_orders", "n_seeds"):
+        shown[name] = worth[name].astype(str)
+    return shown.rename(columns=WORTH)
+
+
+def what(study: Study) -> str:
+    """What was trained, on what."""
+    budgets = ", ".join(dict.fromkeys(content["config"]["budget"]["name"] for content in study.records))
+    return f"{_all(study.records, 'data')}, base {_all(study.records, 'base')}, budget {budgets}"
+
+
+def notes(study: Study) -> list[str]:
     """What a reader has to know of the numbers."""
-    first = records[0]
+    records, table = study.records, study.table
     seeds = sorted({content["seed"] for content in records})
-    what = f"{_all(records, 'data')}, base {_all(records, 'base')}, budget "
-    what += ", ".join(dict.fromkeys(content["config"]["budget"]["name"] for content in records))
-    lines = [f"Study {first['study']}: {what}; {len(records)} runs, seeds {', '.join(map(str, seeds))}."]
+    runs = f"{len(records)} runs" + (f" ({study.unfinished} more not finished)" if study.unfinished else "")
+    lines = [f"Study {study.name}: {what(study)}; {runs}, seeds {', '.join(map(str, seeds))}."]
     lines.append(
-        "top-1 on the test set after the last epoch: mean ± standard deviation over seeds; gain: to the row without"
-        " this step. GMACs: multiply-adds / 1e9 of convolutions and linear layers, one image. The paper's figures are"
-        " ImageNet-1K's."
+        "top-1 on the test set after the last epoch: mean ± standard deviation over seeds. GMACs: multiply-adds / 1e9"
+        " of convolutions and linear layers, one image. The paper's figures are ImageNet-1K's."
     )
-    if table["n_seeds"].max() < 5:
-        lines.append("Fewer than 5 seeds: descriptive; no difference here is shown to be more than noise.")
+    if table["delta"].notna().any():
+        lines += _how_compared(study)
     places = sorted({f"{c['device']['name']}, {c['device']['precision']}" for c in records if c.get("device")})
     if places:
         lines.append(f"Trained on {'; '.join(places)}.")
@@ -215,43 +113,165 @@ def notes(records: Records, table: pd.DataFrame) -> list[str]:
         if content["status"] != record.COMPLETED:
             reason = " ".join(str(content["error"]).split())  # one line, also in LaTeX's comments
             lines.append(f"{content['name']} seed={content['seed']} {content['status']}: {reason}")
-    if {("resnet50", content["name"]) for content in records} & paper.SLIPS and first["config"]["base"][
+    if {("resnet50", content["name"]) for content in records} & paper.SLIPS and records[0]["config"]["base"][
         "paper_table"
     ] == 10:
         lines.append(paper.SLIP_NOTE)
     return lines
 
 
+def _how_compared(study: Study) -> list[str]:
+    table = study.table
+    other = set(table["against"]) - {""}
+    (whom,) = other if len(other) == 1 else ("the row before it on its path",)
+    if study.manifest.design == "recipe":
+        whom = "“nothing added” for what is added, to “nothing left out” for what is left out"
+    lines = [
+        f"gain: to {whom}, over the seeds that both have; its 95 % interval by bootstrap over seeds and test images"
+        " together. p: exact paired permutation test over the seeds, Holm-adjusted over the study. gain or loss where"
+        " that and the bootstrap, adjusted likewise, are at most 0.05: of twenty studies at most one has a false one."
+    ]
+    pairs = table["n_pairs"].dropna()
+    least = table["smallest_p"].min()
+    if not pd.isna(least):
+        lines.append(f"With {int(pairs.max())} seeds the smallest p is {least:.2g} before Holm's adjustment.")
+    if pairs.min() < statistics.FEWEST:
+        lines.append(
+            f"Fewer than {statistics.FEWEST} seeds: descriptive; no difference here is shown to be more than noise."
+        )
+    return lines
+
+
+def in_words(study: Study) -> list[str]:
+    """What each comparison says, a sentence each; then, of the paper's road, how far it agrees with the paper."""
+    lines = []
+    for row, other, comparison in zip(study.rows, study.against, study.comparisons, strict=True):
+        if comparison is not None and other is not None and comparison.n:
+            lines.append(f"{row.label}, against {study.rows[other].label}: {_sentence(comparison)}")
+    return lines + settings_in_words(study) + agreement_in_words(study)
+
+
+def settings_in_words(study: Study) -> list[str]:
+    """Of a study of several settings, as two sizes: do the first one's conclusions hold at the others?"""
+    first, *others = dict.fromkeys(row.setting for row in study.rows)
+    lines = []
+    for setting in others:
+        table = compare.beside(compare.gains(study, first), compare.gains(study, setting))
+        if len(table):
+            lines.append(compare.in_words(table, first or "The plain setting", setting or "the plain setting"))
+    return lines
+
+
+def _sentence(found: Comparison) -> str:
+    seeds = f"{found.n} seed{'s' * (found.n > 1)}"
+    text = f"{found.delta:+.2f} points ({seeds}"
+    if not math.isnan(found.low):
+        text += f", 95 % interval {interval(found.low, found.high)}, p = {found.p_holm:.2g}"
+    text += f"): {found.verdict}."
+    if found.verdict not in (statistics.GAIN, statistics.LOSS):
+        if math.isinf(found.seeds_needed):
+            text += (
+                " More seeds alone would not resolve it: it takes more test images."
+                if found.delta
+                else " No difference."
+            )
+        elif not math.isnan(found.seeds_needed):
+            text += f" About {found.seeds_needed:.0f} seeds would resolve a difference of this size."
+    return text
+
+
+def agreement_in_words(study: Study) -> list[str]:
+    """For each setting that holds a stretch of the road of Table 10 or 11."""
+    lines = []
+    for setting in dict.fromkeys(row.setting for row in study.rows):
+        found = agreement(study, setting)
+        if found is None:
+            continue
+        table = _paper_table(study)
+        text = f"With the paper's Table {table}{f' ({setting})' if setting else ''}: "
+        if found.steps:
+            text += f"of the {found.steps} steps that it resolves itself, {found.same_sign} have its sign here"
+            text += f"{_percent(found.sign_low, found.sign_high)}; "
+        text += f"Kendall's tau of the gains of all {found.all_steps} is {found.tau:.2f}"
+        if not math.isnan(found.tau_low):
+            text += f" ({found.tau_low:.2f} to {found.tau_high:.2f})"
+        lines.append(text + ". Intervals: 95 %, over seeds.")
+    return lines
+
+
+def _percent(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f" (interval {low:.0%} to {high:.0%})"
+
+
+def agreement(study: Study, setting: str = "") -> statistics.Agreement | None:
+    """Of the road's gains with the paper's; None where the study holds less than three of its steps in a row."""
+    table = _paper_table(study)
+    if table is None or study.manifest.design != "grid":
+        return None
+    printed = paper.before(table)
+    gains = {}
+    for row, other in zip(study.rows, study.against, strict=True):
+        if row.setting == setting and other is not None and printed.get(row.name) == study.rows[other].name:
+            before = {content["seed"]: content["top1"] for content in study.rows[other].done}
+            pairs = [c["top1"] - before[c["seed"]] for c in row.done if c["seed"] in before]
+            if pairs:
+                gains[row.name] = statistics.array(pairs)
+    return statistics.agreement(gains, table)
+
+
+def _paper_table(study: Study) -> int | None:
+    table: int | None = study.records[0]["config"]["base"]["paper_table"]
+    return table
+
+
 def _all(records: Records, key: str) -> str:
     return ", ".join(sorted({content[key] for content in records}))
 
 
-def write(study: Path, to: Path) -> str:
-    """Write the report of the study in `study` to the folder `to`; the table and the paths, as text.
+def write(folder: Path, to: Path) -> str:
+    """Write the report of the study in `folder` to the folder `to`; the table and the paths, as text.
 
     Raises FileNotFoundError where the study has no records.
     """
     from roadmap import picture
 
-    records = read_study(study)
-    if not records:
-        raise FileNotFoundError(f"{study}: holds no records of runs")
-    table = tabulate(records)
-    shown, said = readable(table), notes(records, table)
+    study = read_study(folder)
+    worth = attribute(study)
+    shown, said = readable(study.table), notes(study)
     to.mkdir(parents=True, exist_ok=True)
     written = [to / f"roadmap.{kind}" for kind in ("csv", "md", "tex", "png", "svg")]
-    table.to_csv(written[0], index=False, lineterminator="\n")
-    written[1].write_text(markdown(shown, said), encoding="utf-8")
+    study.table.to_csv(written[0], index=False, lineterminator="\n")
+    pages = [markdown(shown, [*said, *in_words(study)])]
+    title = f"{_all(study.records, 'data')} · base {_all(study.records, 'base')} · {study.name}"
+    if len(worth):
+        written.append(to / "attribution.csv")
+        worth.to_csv(written[-1], index=False, lineterminator="\n")
+        shown_worth = readable_worth(worth)
+        pages.insert(0, markdown(shown_worth, [WORTH_NOTE]))
+        said = [WORTH_NOTE, *said]
+        picture.draw_worth(worth, title, written[3:5])
+    else:
+        picture.draw(study.table, study.rows, title, written[3:5])
+    written[1].write_text("\n".join(pages), encoding="utf-8")
     written[2].write_text(latex(shown, said), encoding="utf-8")
-    title = f"{_all(records, 'data')} · base {_all(records, 'base')} · {records[0]['study']}"
-    picture.draw(table, rows_of(records), title, written[3:])
     paths = "\n".join(f"  {path}" for path in written)
-    return f"\n{shown.to_string(index=False)}\n\n" + "\n".join(said) + f"\n\nreport:\n{paths}"
+    tables = ([shown_worth.to_string(index=False)] if len(worth) else []) + [shown.to_string(index=False)]
+    text = "\n\n".join(tables)
+    return (
+        f"\n{text}\n\n"
+        + "\n".join([*said, *settings_in_words(study), *agreement_in_words(study)])
+        + f"\n\nreport:\n{paths}"
+    )
+
+
+WORTH_NOTE = (
+    "worth: the Shapley value, a step's mean gain over sampled orders of all steps, each order with its opposite; its"
+    " 95 % interval is for other orders and other seeds. A step that needs another has no effect before it is there."
+)
 
 
 def markdown(shown: pd.DataFrame, said: list[str]) -> str:
-    right = set(shown.columns) - {TITLES["label"], TITLES["status"]}
-    lines = [list(shown.columns), ["---:" if name in right else ":---" for name in shown.columns]]
+    lines = [list(shown.columns), [":---" if name in TEXT_COLUMNS else "---:" for name in shown.columns]]
     lines += shown.to_numpy().tolist()
     rows = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
     return "\n".join(rows) + "\n\n" + "\n\n".join(said) + "\n"
@@ -259,7 +279,7 @@ def markdown(shown: pd.DataFrame, said: list[str]) -> str:
 
 def latex(shown: pd.DataFrame, said: list[str]) -> str:
     """A booktabs table; `\\usepackage{booktabs}` is all that it needs."""
-    form = "".join("l" if name in (TITLES["label"], TITLES["status"]) else "r" for name in shown.columns)
+    form = "".join("l" if name in TEXT_COLUMNS else "r" for name in shown.columns)
     columns = [_tex(name) for name in shown.columns]
     body = shown.map(_tex)
     comments = "".join(f"% {line}\n" for line in said)
@@ -273,12 +293,21 @@ def _tex(text: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m roadmap.report", description="Table and picture of a study.")
-    parser.add_argument("study", type=Path, help="folder of the runs, as experiments/roadmap")
-    parser.add_argument("--to", type=Path, help="folder of the report; by default reports/STUDY")
+    parser = argparse.ArgumentParser(
+        prog="python -m roadmap.report", description="The report of a study, or two studies side by side."
+    )
+    parser.add_argument("study", type=Path, nargs="+", help="its folder, as experiments/roadmap; two to compare them")
+    parser.add_argument("--to", type=Path, help="folder of the report; by default reports/STUDY, or reports/A-and-B")
     options = parser.parse_args(arguments)
+    if len(options.study) > 2:
+        parser.error("give one study, or two to compare them")
+    names = [folder.resolve().name for folder in options.study]
+    to = options.to or Path("reports") / "-and-".join(dict.fromkeys(names))
     try:
-        print(write(options.study, options.to or Path("reports") / options.study.resolve().name))
+        if len(names) == 2:
+            print(compare.write(options.study[0], options.study[1], to))
+        else:
+            print(write(options.study[0], to))
     except OSError as error:
         sys.exit(f"error: {error}")
 

@@ -1,4 +1,5 @@
-"""The stations of the road, read from the files in conf/step and conf/transform: there is no second list.
+"""The stations of the road, read from the files in conf/step, conf/transform and conf/ingredient: there is no second
+list.
 
 A step file includes the step before it and its own transform; the road is the longest chain of them without variants.
 """
@@ -24,6 +25,8 @@ class Transform:
     label: str
     section: str  # of the paper
     variant: bool
+    needs: tuple[str, ...]  # transforms without which it has no meaning
+    reference: bool
     sets: dict[str, Any]  # field path -> value, as written
 
 
@@ -36,7 +39,28 @@ class Step:
 
 @cache
 def transforms() -> dict[str, Transform]:
-    return {path.stem: _transform(path) for path in sorted((CONF / "transform").glob("*.yaml"))}
+    """Those of conf/transform, and the ingredients."""
+    return {path.stem: _transform(path) for path in sorted((CONF / "transform").glob("*.yaml"))} | ingredients()
+
+
+@cache
+def ingredients() -> dict[str, Transform]:
+    """Of the enhanced recipe, in conf/ingredient: together they make it of the baseline's."""
+    return {path.stem: _transform(path) for path in sorted((CONF / "ingredient").glob("*.yaml"))}
+
+
+def usable(names: list[str]) -> list[str]:
+    """Those of `names` whose needs are among them."""
+    while lacking := [name for name in names if not set(transforms()[name].needs) <= set(names)]:
+        names = [name for name in names if name not in lacking]
+    return names
+
+
+def needed(names: list[str]) -> list[str]:
+    """`names` and what they need."""
+    while more := [need for name in names for need in transforms()[name].needs if need not in names]:
+        names = [*more, *names]
+    return names
 
 
 def _transform(path: Path) -> Transform:
@@ -50,7 +74,10 @@ def _transform(path: Path) -> Transform:
             sets |= {key.removeprefix("override /"): value for key, value in default.items()}
     del content["transforms"]
     _flatten(content, "", sets)
-    return Transform(path.stem, info["label"], info.get("section", ""), info.get("variant", False), sets)
+    needs, reference = tuple(info.get("needs", ())), info.get("reference", False)
+    return Transform(
+        path.stem, info["label"], info.get("section", ""), info.get("variant", False), needs, reference, sets
+    )
 
 
 def _flatten(content: dict[str, Any], prefix: str, into: dict[str, Any]) -> None:
@@ -126,11 +153,21 @@ def order(names: list[str]) -> list[str]:
 
 
 def name_of(names: list[str]) -> str:
-    """The step that these transforms make, else the names joined: `depthwise_conv+gelu`."""
-    for step in all_steps().values():
-        if set(step.transforms) == set(names) and _own(step):
-            return step.name
-    return "+".join(order(names))
+    """The step that these transforms make, or the nearest with what is more and what is less:
+    `separate_downsampling-gelu`, `baseline+depthwise_conv+gelu`. A reference network has its own name."""
+    if any(transforms()[name].reference for name in names):
+        return "+".join(order(names))
+    start, more, less = _nearest(frozenset(names))
+    return "+".join([start, *more]) + "".join(f"-{name}" for name in less)
+
+
+@cache
+def _nearest(names: frozenset[str]) -> tuple[str, list[str], list[str]]:
+    """A step ("ingredients": all of them), the transforms that are more than it, and those that are less."""
+    starts = {step.name: set(step.transforms) for step in all_steps().values() if _own(step)}
+    starts |= {"ingredients": set(ingredients())}
+    found = min(starts, key=lambda name: (len(names ^ starts[name]), -len(starts[name]), name))
+    return found, order(list(names - starts[found])), order(list(starts[found] - names))
 
 
 def refuse_conflicts(names: list[str]) -> None:
@@ -144,9 +181,14 @@ def refuse_conflicts(names: list[str]) -> None:
 
 
 def label_of(names: list[str]) -> str:
-    """How a table calls the network: by the last transform of a step, by all of them else."""
-    made_by = order(names)
-    if not made_by:
-        return "baseline"
-    labels = [transforms()[name].label for name in made_by]
-    return labels[-1] if name_of(names) in all_steps() else " + ".join(labels)
+    """How a table calls the network: a step by its last transform, others by the nearest step and what differs."""
+
+    def labels(some: list[str]) -> str:
+        return ", ".join(transforms()[name].label for name in some)
+
+    if any(transforms()[name].reference for name in names):
+        return labels(names)
+    start, more, less = _nearest(frozenset(names))
+    made_by = all_steps()[start].transforms if start in all_steps() else ()
+    text = transforms()[made_by[-1]].label if made_by else {"ingredients": "all ingredients"}.get(start, start)
+    return text + (f" with {labels(more)}" if more else "") + (f" without {labels(less)}" if less else "")

@@ -21,7 +21,7 @@ from roadmap.cost import measure
 from roadmap.data import datasets
 from roadmap.data.loading import Split, train_loader
 from roadmap.evaluate import DivergedError
-from roadmap.network import Network
+from roadmap.network import build
 from roadmap.spec import RunSpec, SpecError
 from roadmap.stop import Stopped
 from roadmap.train import Outcome, Training
@@ -115,7 +115,7 @@ def check(spec: RunSpec) -> None:
     split = Split(plan(spec.recipe, spec.budget).batch_size, distributed.world(), spec.accumulate)
     train_loader(splits.train, spec, split, 0, torch.device("cpu"))
     if spec.weights is not None:
-        weights.load_into(Network(spec.network), spec)
+        weights.load_into(build(spec.network, spec.data.image_size), spec)
 
 
 def _bytes(content: Any) -> bytes:

@@ -73,6 +73,22 @@ class Mixing(Enum):
     image = "image"
 
 
+class Design(Enum):
+    """Which networks a study consists of, besides what its sweep lists; see `roadmap.designs`."""
+
+    grid = "grid"
+    leave_one_out = "leave_one_out"
+    add_one_in = "add_one_in"
+    attribution = "attribution"
+    recipe = "recipe"
+
+
+class Reference(Enum):
+    """A network of timm's in the place of ours: a Swin Transformer (Liu et al., ICCV 2021)."""
+
+    swin = "swin"
+
+
 # An unreadable image ends the run, or is left out, counted and reported; never replaced by another.
 OnError = Enum("OnError", {"raise": "raise", "skip": "skip"})  # functional: `raise` is a word of Python
 
@@ -92,6 +108,7 @@ class TransformInfo:
     section: str = ""  # of the paper
     variant: bool = False  # tried at a station, not on the path to the next
     needs: list[str] = field(default_factory=list)  # transforms without which it has no meaning
+    reference: bool = False  # another network altogether, for comparison
 
 
 @dataclass
@@ -106,6 +123,10 @@ class BaseSpec:
     wide_width: int = MISSING  # `increase_width` puts this one
     start_width: int = MISSING  # the width before `increase_width`: `width`, or `swin_width` after `stage_ratio`
     drop_path: float = 0.0  # highest stochastic depth rate in the enhanced recipe
+    width_factor: float = 1.0  # all widths of the network, times this
+    depth_factor: float = 1.0  # the blocks of each stage, times this
+    reference_depths: list[int] = MISSING  # of the Swin Transformer beside this base, `wide_width` wide
+    reference_heads: int = MISSING  # in its first stage
     paper_table: int | None = None  # 10 or 11: the table of the paper whose regime this base is, or scales down
 
 
@@ -131,6 +152,8 @@ class NetworkSpec:
     init: Init = Init.kaiming
     num_classes: int | None = None
     in_chans: int = 3  # 1 grey, 3 colour
+    reference: Reference | None = None  # another network of these depths and width; the fields between have no meaning
+    heads: int | None = None  # attention heads in its first stage
 
 
 @dataclass
@@ -172,7 +195,7 @@ class BudgetSpec:
     epochs: float | None = None  # of a recipe of 300; the others in proportion (a recipe of 90: 0.3 of it)
     equal_epochs: bool = False  # every recipe gets `epochs`, whatever its own length
     batch_size: int | None = None  # the learning rate follows linearly
-    lr_multiplier: dict[str, float] = field(default_factory=dict)  # per recipe name, after the linear rule
+    lr_multiplier: dict[str, float] = field(default_factory=dict)  # per optimizer, after the linear rule
     regularization: float = 1.0  # share of batches mixed, of images RandAugmented and erased, of the recipe's own
     train_images: int | None = None  # use only so many training images, evenly over the classes
     test_images: int | None = None
@@ -207,6 +230,15 @@ class DataSpec:
 
 
 @dataclass
+class DesignSpec:
+    name: Design = Design.grid
+    full: str = "separate_downsampling"  # the step that is taken apart, or put together
+    start: str = "training_recipe"  # the step that `add_one_in` adds to
+    orders: int = 4  # attribution: sampled orders of the transforms, each with its opposite
+    order_seed: int = 0
+
+
+@dataclass
 class RunSpec:
     network: NetworkSpec = field(default_factory=NetworkSpec)
     recipe: RecipeSpec = field(default_factory=RecipeSpec)
@@ -215,7 +247,10 @@ class RunSpec:
     base: BaseSpec = field(default_factory=BaseSpec)
     transforms: dict[str, TransformInfo] = field(default_factory=dict)
     seed: int = 0
-    study: str = "runs"  # runs go below out/study/, the report to reports/study/
+    study: str = "runs"  # what the runs belong to: listed in out/study/, reported in reports/study/
+    design: DesignSpec = field(default_factory=DesignSpec)
+    reference: str | None = None  # of a study: a transform that is a reference network (swin), beside the others
+    plan: bool = False  # only tell what would run, what is done, and about how long it takes
     device: Device = Device.auto
     precision: Precision = Precision.auto
     weights: str | None = None  # timm/NAME or a file: start from these
@@ -251,6 +286,8 @@ def validate_network(spec: NetworkSpec) -> None:
     require(len(spec.depths) == 4, "network.depths", spec.depths, "give the blocks of the four stages")
     require(min(spec.depths) >= 1, "network.depths", spec.depths, "every stage needs a block")
     require(spec.width >= 1, "network.width", spec.width, "must be a positive number of channels")
+    heads = spec.reference is None or (spec.heads is not None and spec.heads >= 1 and spec.width % spec.heads == 0)
+    require(heads, "network.heads", spec.heads, f"must divide network.width={spec.width}")
     require(spec.stem_stride in (1, 2, 4), "network.stem_stride", spec.stem_stride, "must be 1, 2 or 4")
     odd = spec.kernel_size >= 1 and spec.kernel_size % 2 == 1
     require(odd, "network.kernel_size", spec.kernel_size, "must be a positive odd number")
@@ -264,6 +301,12 @@ def validate_network(spec: NetworkSpec) -> None:
     require(spec.in_chans >= 1, "network.in_chans", spec.in_chans, "must be a positive number of channels")
 
 
+def validate_base(spec: BaseSpec) -> None:
+    """Raise SpecError where its factors are no factors."""
+    for name in ("width_factor", "depth_factor"):
+        _positive(getattr(spec, name), f"base.{name}")
+
+
 def validate(spec: RunSpec) -> None:
     """Raise SpecError, before anything is built or written, where the run is impossible or contradicts itself."""
     _validate_transforms(spec)
@@ -271,6 +314,7 @@ def validate(spec: RunSpec) -> None:
     _validate_recipe(spec.recipe)
     _validate_budget(spec)
     _validate_data(spec)
+    _validate_design(spec.design)
     require(spec.seed >= 0, "seed", spec.seed, "must not be negative")
     for name in ("study", "out", "reports"):
         require(bool(getattr(spec, name).strip()), name, repr(getattr(spec, name)), "must not be empty")
@@ -295,6 +339,16 @@ def _validate_transforms(spec: RunSpec) -> None:
         for needed in info.needs:
             if needed not in spec.transforms:
                 raise SpecError(f"transform={name}: {name} needs {needed}; add it, or leave {name} out")
+
+    others = [name for name, info in spec.transforms.items() if not info.reference]
+    for name, info in spec.transforms.items():
+        require(not (info.reference and others), "transform", name, f"is a network of its own; leave {others} out")
+
+
+def _validate_design(design: DesignSpec) -> None:
+    even = design.orders >= 2 and design.orders % 2 == 0
+    require(even, "design.orders", design.orders, "must be a positive even number: each order comes with its opposite")
+    require(design.order_seed >= 0, "design.order_seed", design.order_seed, "must not be negative")
 
 
 def _validate_recipe(recipe: RecipeSpec) -> None:

@@ -7,15 +7,17 @@ configured (hydra/launcher=joblib, submitit_slurm, ray, ...); without one it pla
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
+import re
 import sys
 import types
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,15 +25,17 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper as HydraSweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from roadmap import lock, record, road
+from roadmap import designs, forecast, lock, manifest, record, road
 from roadmap.config import to_spec
 from roadmap.data.catalogue import fetch
 from roadmap.launchers import in_folder, launch
 from roadmap.processes import Job, context, describe, listen, run_here
 from roadmap.progress import LEADS, TEAM, say
-from roadmap.spec import RunSpec, SpecError
+from roadmap.spec import DesignSpec, RunSpec, SpecError
+
+NETWORK = ("+step=", "+transform=", "+ingredient=")  # what a reference network stands in the place of
 
 
 class RunFailed(Exception):
@@ -56,10 +60,15 @@ class Sweeper(HydraSweeper):
         """Run everything and write the report. Raises RunFailed at the end if a run failed or diverged."""
         jobs = self.plan(arguments)
         specs = [job.spec for job in jobs]
+        if specs[0].plan:
+            if LEADS:
+                say(forecast.tell(jobs))
+            return
+        if LEADS:
+            manifest.add(specs, self.layout)
         todo = _team_agrees(_prepare, jobs)
-        folders = sorted({record.study_folder(spec) for spec in specs})
         before = f", {len(jobs) - len(todo)} of them finished before (force=true repeats them)" if todo != jobs else ""
-        say(f"{specs[0].study}: {len(jobs)} runs below {', '.join(map(str, folders))}{before}")
+        say(f"{specs[0].study}: {len(jobs)} runs below {Path(specs[0].out) / record.RUNS}{before}")
         lost: dict[Path, dict[str, Any]] = {}
         if todo and type(self.launcher).__name__ == "BasicLauncher":
             run_here(todo)
@@ -67,7 +76,7 @@ class Sweeper(HydraSweeper):
             lost = launch(self.launcher, todo)
         if not LEADS:
             return
-        write_reports(folders, Path(specs[0].reports))
+        write_report(specs[0])
         bad = []
         for spec in specs:
             folder = record.run_folder(spec)
@@ -81,12 +90,29 @@ class Sweeper(HydraSweeper):
     def plan(self, arguments: list[str]) -> list[Job]:
         """Every run, each once, seed by seed along the road. Raises SpecError, and Hydra's errors, for the first that
         is impossible: then nothing has started."""
-        swept = [f"{key}={value}" for key, value in self.params.items()]
-        parsed = OverridesParser.create(config_loader=self.loader).parse_overrides([*swept, *arguments])
+        params = [f"{key}={value}" for key, value in self.params.items()]
+        parsed = OverridesParser.create(config_loader=self.loader).parse_overrides([*params, *arguments])
+        self.layout = designs.layout(cast(DesignSpec, OmegaConf.to_object(self.config.design)))
+        networks = [designs.words(member.transforms) for member in self.layout.members] or [[]]
         unique: dict[Path, Job] = {}
-        for words in BasicSweeper.split_arguments(parsed, None)[0]:
-            spec = to_spec(self.loader.load_sweep_config(self.config, list(words)))
-            unique.setdefault(record.run_folder(spec), Job(spec, list(words)))
+        composed: dict[tuple[str, ...], RunSpec] = {}
+
+        def add(words: list[str]) -> None:
+            seeds = [word for word in words if re.fullmatch(r"seed=\d+", word)]
+            others = tuple(word for word in words if word not in seeds)
+            if len(seeds) != 1 or "${" in "".join(others) or others not in composed:
+                composed[others] = to_spec(self.loader.load_sweep_config(self.config, words))
+            spec = copy.deepcopy(composed[others])  # of other seeds nothing else is new: composing takes its time
+            if seeds:
+                spec.seed = int(seeds[0].removeprefix("seed="))
+            unique.setdefault(record.run_folder(spec), Job(spec, words))
+
+        for swept in BasicSweeper.split_arguments(parsed, None)[0]:
+            for network in networks:
+                add([*network, *swept])
+            if self.config.reference is not None:
+                others = [word for word in swept if not word.startswith(NETWORK)]
+                add([*designs.reference(self.config.reference), *others])
         if not unique:
             raise HydraException("the sweep is empty: a glob(...) matched nothing")
         station = road.order(list(road.transforms())).index
@@ -147,6 +173,15 @@ def _check(spec: RunSpec) -> None:
 
 def run_alone(job: Job) -> None:
     """One run in this process. Raises RunFailed if it fails or diverges, Stopped after a signal."""
+    if job.spec.reference is not None:
+        raise SpecError(
+            f"reference={job.spec.reference}: goes with a study; alone it is +transform={job.spec.reference}"
+        )
+    if job.spec.plan:
+        say(forecast.tell([job]))
+        return
+    if LEADS:
+        manifest.add([job.spec], designs.Layout())
     folder = record.run_folder(job.spec)
     content = None if job.spec.force or TEAM else record.finished(job.spec)
     if content is not None:
@@ -164,8 +199,7 @@ def run_alone(job: Job) -> None:
         raise RunFailed(f"{job.title}: {content['status']}")
 
 
-def write_reports(folders: Sequence[Path], reports: Path) -> None:
+def write_report(spec: RunSpec) -> None:
     from roadmap import report
 
-    for folder in folders:
-        say(report.write(folder, reports / folder.name))
+    say(report.write(record.study_folder(spec), Path(spec.reports) / spec.study))

@@ -22,7 +22,7 @@ from roadmap.data import datasets
 from roadmap.data.catalogue import fetch
 from roadmap.data.loading import Batch, Split, eval_loader, num_workers, train_loader
 from roadmap.evaluate import DivergedError, Evaluation, evaluate, refuse_chance
-from roadmap.network import Network
+from roadmap.network import build
 from roadmap.progress import RunProgress, say
 from roadmap.seeds import derive, seed_all
 from roadmap.spec import RunSpec, SpecError
@@ -99,7 +99,7 @@ class Training:
         self.test = eval_loader(splits.test, spec, test_batch, workers, place.device, self.world)
 
         seed_all(derive(spec.seed, "init"))
-        model = Network(spec.network)
+        model = build(spec.network, spec.data.image_size)
         if spec.weights is not None:
             weights.load_into(model, spec)
         self.model: nn.Module = model.to(place.device, memory_format=torch.channels_last)

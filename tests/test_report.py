@@ -14,6 +14,7 @@ from PIL import Image
 
 from roadmap import record, report
 from roadmap.config import compose
+from roadmap.results import COLUMNS, read_study
 from tests.conftest import ROOT
 
 
@@ -22,7 +23,13 @@ def write_run(folder: Path, top1: float | None, *words: str, status: str = "comp
     spec = compose(*words, f"out={folder}")
     content = record.start(spec, "python run_roadmap.py " + " ".join(words))
     content |= {"status": status, "top1": top1, "top5": 99.0, "loss": 0.5, "params": 1000, "gmacs": 0.002}
-    content |= {"images_per_second": 100.0, "wall_seconds": 3.0, "peak_memory_mib": 200.0, "curve": []}
+    content |= {
+        "images_per_second": 100.0,
+        "wall_seconds": 3.0,
+        "peak_memory_mib": 200.0,
+        "curve": [],
+        "unreadable": {},
+    }
     content |= {"device": {"name": "a processor", "precision": "fp32", "threads": 1}} | more
     record.write(record.run_folder(spec), content)
 
@@ -40,9 +47,9 @@ def make_study(folder: Path) -> Path:
 
 
 def test_records_to_table(tmp_path: Path) -> None:
-    table = report.tabulate(report.read_study(make_study(tmp_path))).set_index("step")
+    table = read_study(make_study(tmp_path)).table.set_index("step")
     first = "step label n_seeds top1_mean top1_std delta params gmacs images_per_second paper_top1 paper_gmacs status"
-    assert report.COLUMNS[:12] == first.split()
+    assert COLUMNS[:12] == first.split()
     assert table.index.tolist() == ["baseline", "training_recipe", "stage_ratio", "patchify_stem"]
     row = table.loc["training_recipe"]
     assert (row.n_seeds, row.top1_mean, row.top1_std, row.delta) == (3, 93.0, 2.0, 2.0)
@@ -62,8 +69,9 @@ def test_the_command_writes_all_files_and_says_where(tmp_path: Path) -> None:
     for module in ("torch", "hydra"):
         assert f" {module}\n" not in done.stderr, f"a report needs no {module}"
     read = pd.read_csv(tmp_path / "told" / "roadmap.csv", dtype={"section": str}, keep_default_na=False, na_values=[""])
-    read["section"] = read["section"].fillna("")
-    pd.testing.assert_frame_equal(read, report.tabulate(report.read_study(study)), check_dtype=False)
+    for name in ("section", "against", "verdict"):
+        read[name] = read[name].fillna("")
+    pd.testing.assert_frame_equal(read, read_study(study).table, check_dtype=False)
     text = (tmp_path / "told" / "roadmap.md").read_text(encoding="utf-8")
     assert "93.00 ± 2.00" in text and "+2.00" in text and "diverged (1 of 2)" in text and "descriptive" in text
     assert "MemoryError: too | large_" in text and "the loss is nan" in text
@@ -94,7 +102,7 @@ def test_rows_of_one_step_under_two_settings_are_told_apart(tmp_path: Path) -> N
     for width in (8, 16):
         for step in ("baseline", "training_recipe"):
             write_run(tmp_path, 50.0 + width + len(step), f"+step={step}", f"network.width={width}")
-    table = report.tabulate(report.read_study(tmp_path / "runs"))
+    table = read_study(tmp_path / "runs").table
     assert table["step"].tolist() == [
         "baseline network.width=16", "training_recipe network.width=16",
         "baseline network.width=8", "training_recipe network.width=8",
@@ -107,13 +115,13 @@ def test_two_bases_and_two_datasets_make_two_roads_each(tmp_path: Path) -> None:
         for data in ("digits", "fashion_mnist"):
             for i, step in enumerate(("training_recipe", "stage_ratio", "increase_width")):
                 write_run(tmp_path, 50.0 + i, f"+step={step}", f"base={base}", f"data={data}")
-    records = report.read_study(tmp_path / "runs")
-    table = report.tabulate(records)
+    study = read_study(tmp_path / "runs")
+    table = study.table
     assert table["step"].tolist()[:2] == [
         f"{step} base.name=micro data.name=digits" for step in ("training_recipe", "stage_ratio")
     ]
-    assert table["delta"].dropna().tolist() == [1.0] * 4
-    assert report.notes(records, table)[0].startswith("Study runs: digits, fashion_mnist, base micro, nano, ")
+    assert table["delta"].dropna().tolist() == [1.0] * 8
+    assert report.notes(study)[0].startswith("Study runs: digits, fashion_mnist, base micro, nano, ")
 
 
 def test_an_error_of_many_lines_stays_one_comment_in_latex(tmp_path: Path) -> None:
@@ -139,7 +147,7 @@ def test_a_study_of_failures_only_is_still_reported(tmp_path: Path) -> None:
 
 def test_broken_records_are_left_out(tmp_path: Path) -> None:
     study = make_study(tmp_path)
-    count = len(report.read_study(study))
+    count = len(read_study(study).records)
     (study / "broken").mkdir()
     (study / "broken" / "record.json").write_text(json.dumps({"format": record.FORMAT})[:-3])
-    assert len(report.read_study(study)) == count
+    assert len(read_study(study).records) == count

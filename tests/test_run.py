@@ -24,8 +24,9 @@ from roadmap.config import compose
 from roadmap.cost import measure
 from roadmap.data.loading import Batch
 from roadmap.evaluate import DivergedError, Evaluation, evaluate, refuse_chance
+from roadmap.manifest import Manifest
 from roadmap.recipe import BatchAugment
-from roadmap.report import tabulate
+from roadmap.results import analyse
 from roadmap.spec import Device, Precision
 from tests.conftest import TINY, CommandLine
 from tests.test_config import images_below
@@ -220,7 +221,8 @@ def test_chance_is_divergence_unless_allowed(tmp_path: Path, monkeypatch: pytest
     content = run.run(compose(*words, "budget.allow_chance=false"))
     assert content["status"] == "diverged" and content["top1"] < 25
     assert "always saying one class" in content["error"] and "(epoch 2, step 4)" in content["error"]
-    table = pd.read_csv(io.StringIO(tabulate([content]).to_csv()))
+    study = analyse("chance", Manifest("chance"), [content | {"correct": np.array([content["top1"]])}], 1)
+    table = pd.read_csv(io.StringIO(study.table.to_csv()))
     assert table[["n_seeds", "n_diverged", "status"]].to_numpy().tolist() == [[0, 1, "diverged"]]
 
 

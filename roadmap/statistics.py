@@ -1,0 +1,250 @@
+"""What the numbers can carry: intervals, paired comparisons with verdicts, attribution, agreement with the paper.
+
+Arrays in, numbers out; accuracies and differences in percent. A cell of a difference is one seed on one test image:
+right after and wrong before is 100, the other way round -100.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from roadmap import paper
+
+CONFIDENCE = 0.95
+LEVEL = 1 - CONFIDENCE  # of all false verdicts of a study together
+POWER = 0.8  # with which `seeds_needed` would resolve the difference seen
+FEWEST = 5  # with fewer seeds a table describes and claims nothing
+RESAMPLES = 4000  # of a bootstrap
+PERMUTATIONS = 2**14  # up to 14 seeds all sign flips are tried; above, so many
+GAIN, LOSS, NOT_RESOLVED, DESCRIPTIVE = "gain", "loss", "not resolved", "descriptive"
+
+Array: TypeAlias = npt.NDArray[np.float64]
+Interval: TypeAlias = tuple[float, float]
+NONE: Interval = (math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row against another, in percent."""
+
+    n: int  # seeds that both have
+    delta: float
+    low: float  # interval, see `difference`
+    high: float
+    p: float  # exact paired permutation test over the seeds
+    p_joint: float  # of the interval: seeds and test images drawn anew
+    smallest_p: float  # that `p` can be at this n
+    deviation: float  # of the difference between seeds
+    image_error: float  # standard error that no number of seeds takes away: of the test images
+    p_holm: float = math.nan
+    verdict: str = NOT_RESOLVED
+    seeds_needed: float = math.nan  # infinite where only more test images would help
+
+
+def array(values: Sequence[float]) -> Array:
+    return np.asarray(values, dtype=float)
+
+
+def t_interval(values: Sequence[float]) -> Interval:
+    """The 95 % interval of the mean by Student's t; not a number for fewer than two values."""
+    mine = array(values)
+    if len(mine) < 2:
+        return NONE
+    error = mine.std(ddof=1) / math.sqrt(len(mine))
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(mine) - 1) * error
+    return float(mine.mean() - half), float(mine.mean() + half)
+
+
+@dataclass(frozen=True)
+class Difference:
+    mean: float
+    low: float
+    high: float
+    p: float
+    column_error: float  # the part of the standard error that is the columns'
+
+
+def difference(cells: Array, seed: int = 0) -> Difference:
+    """The mean of `cells` (seeds, images), and its 95 % interval for other seeds and other images.
+
+    Two-way bootstrap: seeds (row means) and images (column means) are drawn anew together, RESAMPLES times. Row means
+    carry the noise of single cells already, so the columns' share of it is taken out of theirs; without this it would
+    count two or three times (Owen 2007, "The pigeonhole bootstrap"). Both are scaled for their number, n / (n - 1).
+    The interval is Student's t with the bootstrap's standard error and Welch-Satterthwaite's degrees of freedom. One
+    column (no correctness at hand) leaves the seeds alone; one row gives no interval.
+    """
+    n, m = cells.shape
+    mean = float(cells.mean())
+    if n < 2:
+        return Difference(mean, *NONE, math.nan, math.nan)
+    rows, columns = cells.mean(1), cells.mean(0)
+    generator = np.random.default_rng(seed)
+    drawn = rows[generator.integers(n, size=(RESAMPLES, n))].mean(1) * math.sqrt(n / (n - 1))
+    row_part, column_part = float(drawn.var()), 0.0
+    if m > 1:
+        noise = ((cells - rows[:, None] - columns + mean) ** 2).sum() / ((n - 1) * (m - 1))
+        own = max(0.0, 1 - noise / n / max(columns.var(ddof=1), 1e-300))
+        values, counts = np.unique(columns, return_counts=True)  # few: an image is right for so many of the seeds
+        picks = generator.multinomial(m, counts / m, size=RESAMPLES)
+        drawn = drawn + picks @ values / m * math.sqrt(own * m / (m - 1))
+        column_part = float(columns.var(ddof=1)) * own / m
+    error = float(drawn.std())
+    if error == 0:
+        return Difference(mean, mean, mean, float(mean == 0), 0.0)
+    freedom = (row_part + column_part) ** 2 / (row_part**2 / (n - 1) + column_part**2 / max(m - 1, 1))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    p = 2 * float(stats.t.sf(abs(mean) / error, freedom))
+    return Difference(mean, mean - half, mean + half, p, math.sqrt(column_part))
+
+
+def compare(after: Mapping[int, Array], before: Mapping[int, Array]) -> Comparison:
+    """Two rows over the seeds that both have; seed -> what it scored on each test image, in percent: 0 or 100.
+
+    Where the correctness of single images is not at hand, one number a seed, its accuracy.
+    """
+    seeds = sorted(after.keys() & before.keys())
+    if not seeds:
+        nan = math.nan
+        return Comparison(0, nan, nan, nan, nan, nan, nan, nan, nan)
+    cells = np.stack([after[seed] - before[seed] for seed in seeds])
+    found, rows = difference(cells), cells.mean(1)
+    n = len(seeds)
+    exact = p_permutation(rows) if n > 1 else math.nan
+    deviation = float(rows.std(ddof=1)) if n > 1 else math.nan
+    least = max(2 / 2**n, 2 / PERMUTATIONS) if n > 1 else math.nan
+    return Comparison(n, found.mean, found.low, found.high, exact, found.p, least, deviation, found.column_error)
+
+
+def p_permutation(differences: Array) -> float:
+    """Two-sided p of the paired test: were the two rows the same, each seed's difference could have either sign."""
+    found = stats.permutation_test(
+        (differences, np.zeros_like(differences)),
+        lambda x, y, axis: np.mean(x - y, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=PERMUTATIONS,
+        rng=np.random.default_rng(0),
+    )
+    return float(found.pvalue)
+
+
+def decide(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons of one study with their verdicts.
+
+    `gain` or `loss` where both tests say so after Holm's correction over the study: the exact one over the seeds, and
+    the one of the interval, without which a lucky choice of test images would count as a gain. A study's chance of any
+    false verdict is at most 5 %.
+    """
+    p_seeds, p_joint = (_holm([getattr(c, name) for c in comparisons]) for name in ("p", "p_joint"))
+    family = sum(not math.isnan(c.p) for c in comparisons)
+    decided = []
+    for comparison, holm, joint in zip(comparisons, p_seeds, p_joint, strict=True):
+        verdict = NOT_RESOLVED if comparison.n >= FEWEST else DESCRIPTIVE
+        if verdict == NOT_RESOLVED and holm <= LEVEL and joint <= LEVEL:
+            verdict = GAIN if comparison.delta > 0 else LOSS
+        needed = seeds_needed(comparison, family)
+        decided.append(replace(comparison, p_holm=holm, verdict=verdict, seeds_needed=needed))
+    return decided
+
+
+def _holm(p: list[float]) -> list[float]:
+    from statsmodels.stats.multitest import multipletests
+
+    adjusted = np.array(p)
+    known = ~np.isnan(adjusted)
+    if known.any():
+        adjusted[known] = multipletests(adjusted[known], method="holm")[1]
+    return adjusted.tolist()
+
+
+def seeds_needed(comparison: Comparison, family: int) -> float:
+    """Seeds with which a true difference of the size seen would get its verdict in four of five studies, among `family`
+    comparisons at Holm's strictest level; infinite where the test images alone leave it open."""
+    from statsmodels.stats.power import TTestPower
+
+    if math.isnan(comparison.p):
+        return math.nan
+    level = LEVEL / family
+    if abs(comparison.delta) <= stats.norm.ppf(1 - level / 2) * comparison.image_error or comparison.delta == 0:
+        return math.inf
+    exact = math.ceil(math.log2(2 / level))  # fewer cannot reach the level: 2 / 2 ** n
+    if comparison.deviation == 0:
+        return exact
+    effect = abs(comparison.delta) / comparison.deviation
+    for n in range(exact, 2 * exact):  # large effects: the solver below has no root
+        if TTestPower().power(effect, n, level) >= POWER:
+            return n
+    return math.ceil(TTestPower().solve_power(effect, alpha=level, power=POWER))
+
+
+def shapley(gains: Array) -> Difference:
+    """What a transform is worth whatever the order: the mean of its gains (seeds, pairs of opposite orders), with the
+    interval for other seeds and other orders."""
+    return difference(gains)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """With the paper: its own resolved steps, and all of its steps."""
+
+    steps: int  # resolved in the paper and at hand here
+    same_sign: int
+    sign_low: float  # 95 % interval of the share of same signs, over seeds
+    sign_high: float
+    all_steps: int
+    tau: float  # Kendall's, of the gains
+    tau_low: float
+    tau_high: float
+
+
+def agreement(gains: Mapping[str, Array], table: int) -> Agreement | None:
+    """Of the gains (per seed) of the road's steps with those that the paper's Table 10 or 11 prints.
+
+    Intervals by bootstrap over the seeds. None with fewer than three steps.
+    """
+    printed = paper.gains(table)
+    steps = [step for step in printed if step in gains]
+    if len(steps) < 3:
+        return None
+    resolved = [step for step in steps if step in resolved_by_paper(table)]
+    theirs = np.array([printed[step] for step in steps])
+    marked = np.array([step in resolved for step in steps])
+
+    def scores(mine: Array) -> tuple[float, float]:
+        same = np.sign(mine[marked]) == np.sign(theirs[marked])
+        return float(same.mean()) if marked.any() else math.nan, float(stats.kendalltau(mine, theirs).statistic)
+
+    generator = np.random.default_rng(0)
+    own = scores(np.array([gains[step].mean() for step in steps]))
+    drawn = [
+        scores(np.array([generator.choice(gains[step], len(gains[step])).mean() for step in steps]))
+        for _ in range(RESAMPLES // 4)
+    ]
+    ends = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    sign, tau = NONE, NONE
+    if all(len(gains[step]) > 1 for step in steps):
+        sign, tau = (tuple(np.quantile(column, ends)) for column in zip(*drawn, strict=True))
+    same = round(own[0] * len(resolved)) if resolved else 0
+    return Agreement(len(resolved), same, sign[0], sign[1], len(steps), own[1], tau[0], tau[1])
+
+
+def resolved_by_paper(table: int) -> set[str]:
+    """Steps whose gain is beyond noise in the paper's own numbers: Welch's test on the printed means and deviations of
+    three seeds, Holm over the adjacent rows of the path."""
+    rows = [row for row in paper.rows(table) if row.adopted]
+    names, p = [], []
+    for before, after in pairwise(rows):
+        if before.top1_std is not None and after.top1_std is not None:
+            one = (after.top1, after.top1_std, paper.SEEDS)
+            other = (before.top1, before.top1_std, paper.SEEDS)
+            names.append(after.step)
+            p.append(float(stats.ttest_ind_from_stats(*one, *other, equal_var=False).pvalue))
+    return {name for name, adjusted in zip(names, _holm(p), strict=True) if adjusted <= LEVEL}

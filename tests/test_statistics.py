@@ -1,0 +1,176 @@
+"""Intervals, tests and verdicts, against cases with known answers and simulated studies."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from roadmap import paper, statistics
+from roadmap.statistics import Array, Comparison, compare, decide, difference
+
+SIMULATIONS = 1000
+
+
+class Simulated:
+    """Rows of a study: an image is right where difficulty, step, seed and chance together are above zero."""
+
+    IMAGES, DIFFICULTY, SEED, CHANCE = 300, 1.2, 0.06, 0.7
+
+    def __init__(self, generator: np.random.Generator) -> None:
+        self.draw = generator
+        self.difficulty = generator.normal(1.5, self.DIFFICULTY, self.IMAGES)
+
+    def row(self, seeds: int, step: float = 0.0, unevenness: float = 0.0) -> dict[int, Array]:
+        """`step` is the mean over images of what the step adds, `unevenness` its deviation from image to image."""
+        center = self.difficulty + self.draw.normal(step, unevenness, self.IMAGES)
+        shape = (seeds, self.IMAGES)
+        latent = center + self.draw.normal(0, self.SEED, (seeds, 1)) + self.draw.normal(0, self.CHANCE, shape)
+        return dict(enumerate(100.0 * (latent > 0)))
+
+    @classmethod
+    def expected(cls, step: float = 0.0, unevenness: float = 0.0) -> float:
+        """Percent right, over all seeds and images that there could be."""
+        spread = math.hypot(cls.DIFFICULTY, cls.SEED, cls.CHANCE, unevenness)
+        return 100 * float(stats.norm.cdf((1.5 + step) / spread))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("seeds", "step", "unevenness"), [(3, 0.2, 0.4), (5, 0.0, 0.0), (5, 0.2, 0.4), (10, 0.1, 0.1), (10, 0.3, 0.6)]
+)
+def test_the_interval_covers_the_truth(seeds: int, step: float, unevenness: float) -> None:
+    """With a planted effect, even or different from image to image, and with none."""
+    generator = np.random.default_rng(5)
+    truth = Simulated.expected(step, unevenness) - Simulated.expected()
+    hits = 0
+    for _ in range(SIMULATIONS):
+        study = Simulated(generator)
+        found = compare(study.row(seeds, step, unevenness), study.row(seeds))
+        hits += found.low <= truth <= found.high
+    assert 0.93 <= hits / SIMULATIONS <= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unevenness", [0.0, 0.5])
+def test_a_study_without_effects_has_few_false_verdicts(unevenness: float) -> None:
+    """Each of its comparisons is with the row before; a step that only changes which images are right is no gain."""
+    generator = np.random.default_rng(6)
+    fall = Simulated.expected() - Simulated.expected(0.0, unevenness)  # what unevenness alone costs, in expectation
+    step = 0.0 if fall == 0 else 1.5 * (math.hypot(1.2, 0.06, 0.7, unevenness) / math.hypot(1.2, 0.06, 0.7) - 1)
+    assert Simulated.expected(step, unevenness) == pytest.approx(Simulated.expected())
+    gains = losses = 0
+    for _ in range(SIMULATIONS):
+        study = Simulated(generator)
+        rows = [study.row(8, step, unevenness) for _ in range(4)]
+        verdicts = [c.verdict for c in decide([compare(after, before) for before, after in pairwise(rows)])]
+        gains += statistics.GAIN in verdicts
+        losses += statistics.LOSS in verdicts
+    assert gains / SIMULATIONS <= 0.05 and losses / SIMULATIONS <= 0.05
+    assert gains + losses > 0  # the test can fail
+
+
+def test_a_planted_effect_is_found_and_its_direction() -> None:
+    generator = np.random.default_rng(7)
+    verdicts = []
+    for step in (0.5, -0.5) * 20:
+        study = Simulated(generator)
+        (found,) = decide([compare(study.row(8, step), study.row(8))])
+        verdicts.append(found.verdict)
+    assert verdicts.count(statistics.GAIN) == verdicts.count(statistics.LOSS) == 20
+    assert verdicts == [statistics.GAIN, statistics.LOSS] * 20
+
+
+def test_intervals_of_known_cases() -> None:
+    assert statistics.t_interval([90.0, 91.0, 92.0]) == pytest.approx((91 - 2.484138, 91 + 2.484138))
+    assert all(map(math.isnan, statistics.t_interval([90.0])))
+    # Seeds alone: the bootstrap's error is that of the mean, and the interval Student's.
+    seeds = np.array([[1.0], [2.0], [3.0], [6.0]])
+    found = difference(seeds)
+    low, high = statistics.t_interval(seeds[:, 0].tolist())
+    assert (found.mean, found.low, found.high) == pytest.approx((3.0, low, high), abs=0.15)
+    assert found.p == pytest.approx(stats.ttest_1samp(seeds[:, 0], 0).pvalue, rel=0.1)
+    # Images alone: all seeds are the same, so that only other images could give another difference.
+    images = np.random.default_rng(0).choice([-100.0, 0.0, 100.0], 2000, p=[0.05, 0.85, 0.1])
+    found = difference(np.tile(images, (5, 1)))
+    error = images.std(ddof=1) / math.sqrt(2000)
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * error, rel=0.05)
+    assert found.column_error == pytest.approx(error, rel=0.01)
+    # Nothing differs.
+    found = difference(np.zeros((5, 100)))
+    assert (found.mean, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_the_permutation_test_is_exact() -> None:
+    assert statistics.p_permutation(np.array([1.0, 2.0, 3.0, 4.0, 5.0])) == 2 / 2**5
+    assert statistics.p_permutation(np.array([1.0, -1.0])) == 1.0
+    # By hand: sums of +-1 +-2 +-4 that are at least 5 in size are 5, 7 and their opposites, of eight.
+    assert statistics.p_permutation(np.array([-1.0, 2.0, 4.0])) == 4 / 8
+    found = compare({s: np.array([90.0 + s]) for s in range(6)}, {s: np.array([80.0]) for s in range(6)})
+    assert found.smallest_p == found.p == 2 / 2**6
+
+
+def comparison(p: float, n: int = 10, delta: float = 1.0, p_joint: float | None = None) -> Comparison:
+    return Comparison(n, delta, delta - 1, delta + 1, p, p if p_joint is None else p_joint, 2 / 2**n, 0.5, 0.0)
+
+
+def test_holm_over_the_study() -> None:
+    found = decide([comparison(0.03), comparison(0.01), comparison(0.02, delta=-1.0), comparison(math.nan, n=1)])
+    assert [c.p_holm for c in found[:3]] == pytest.approx([0.04, 0.03, 0.04])
+    assert [c.verdict for c in found] == ["gain", "gain", "loss", "descriptive"]
+    weaker = decide([comparison(0.03), comparison(0.03)])
+    assert [c.verdict for c in weaker] == ["not resolved"] * 2
+    assert decide([comparison(0.001, p_joint=0.2)])[0].verdict == "not resolved"  # a choice of images explains it
+    assert decide([comparison(0.001, n=4)])[0].verdict == "descriptive"
+
+
+def test_seeds_needed() -> None:
+    """Of 1,000 studies with so many seeds and the difference seen, four in five resolve it."""
+    seen = comparison(0.2, delta=0.5)  # at a deviation of 0.5
+    needed = statistics.seeds_needed(seen, family=1)
+    n = int(needed)
+    draws = np.random.default_rng(0).normal(0.5, 0.5, (SIMULATIONS, n))
+    assert np.mean(stats.ttest_1samp(draws, 0, axis=1).pvalue <= 0.05) == pytest.approx(0.8, abs=0.06)
+    assert statistics.seeds_needed(seen, family=13) > needed
+    assert statistics.seeds_needed(comparison(0.2, delta=50.0), family=13) == 10  # 2 / 2 ** 10 <= 0.05 / 13
+    assert statistics.seeds_needed(comparison(0.2, delta=0.0), family=1) == math.inf
+    few_images = Comparison(10, 0.5, -1, 2, 0.2, 0.2, 0.002, 0.5, image_error=0.4)
+    assert statistics.seeds_needed(few_images, family=1) == math.inf
+
+
+def test_rows_of_other_seeds_and_of_one_seed() -> None:
+    a, b = {0: np.array([90.0]), 1: np.array([92.0])}, {1: np.array([91.0]), 2: np.array([80.0])}
+    found = compare(a, b)
+    assert (found.n, found.delta) == (1, 1.0) and math.isnan(found.low) and math.isnan(found.p)
+    assert compare(a, {7: np.array([1.0])}).n == 0
+
+
+def test_what_the_paper_itself_resolves() -> None:
+    """Welch and Holm on Table 10's printed means and deviations; Table 11 prints no deviations."""
+    unresolved = {"patchify_stem", "gelu", "fewer_norms", "layer_norm"}
+    assert statistics.resolved_by_paper(10) == paper.gains(10).keys() - unresolved - {"training_recipe"}
+    assert statistics.resolved_by_paper(11) == set()
+    assert paper.gains(10)["training_recipe"] == pytest.approx(2.69)
+
+
+def test_agreement_with_the_paper() -> None:
+    printed = paper.gains(10)
+    same = statistics.agreement({step: np.full(5, gain) for step, gain in printed.items()}, 10)
+    assert same is not None and (same.steps, same.same_sign, same.all_steps) == (8, 8, 13)
+    assert (same.tau, same.tau_low, same.tau_high, same.sign_low) == pytest.approx((1.0, 1.0, 1.0, 1.0))
+    other = statistics.agreement({step: np.full(5, -gain) for step, gain in printed.items()}, 10)
+    assert other is not None and other.same_sign == 0 and other.tau == pytest.approx(-1.0)
+    generator = np.random.default_rng(0)
+    noisy = statistics.agreement({s: gain + generator.normal(0, 1, 5) for s, gain in printed.items()}, 10)
+    assert noisy is not None and noisy.tau_low < noisy.tau < noisy.tau_high <= 1
+    assert statistics.agreement({"gelu": np.ones(5)}, 10) is None
+
+
+def test_shapley_of_a_known_game() -> None:
+    """Two of three seeds more, and orders that differ: the mean is the mean, the interval covers both."""
+    gains = np.array([[1.0, 2.0], [2.0, 3.0], [3.0, 4.0]])
+    found = statistics.shapley(gains)
+    assert found.mean == 2.5 and found.low < 1.0 and found.high > 4.0
