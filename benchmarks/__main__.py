@@ -136,8 +136,8 @@ def whole_study(options: argparse.Namespace) -> None:
                 sides.append((time.perf_counter() - started, mine))
         timm, mine = (_median(side) for side in zip(*sides, strict=True))
         ratio = _ratios(*zip(*sides, strict=True))
-        name += f" (timm: {flags['baseline']}; {flags['large_kernel']} from depthwise_conv on)"
-        print(f"| {name} | {len(steps)} | {timm:,.0f} s | {mine:,.0f} s | {ratio} |", flush=True)
+        chosen = f"timm: {flags['baseline']}; {flags['large_kernel']} from depthwise_conv on"
+        print(f"| {name} ({chosen}) | {len(steps)} | {timm:,.0f} s | {mine:,.0f} s | {ratio} |", flush=True)
 
 
 def _rate(maker: Any, *arguments: Any, options: argparse.Namespace, threads: list[int] = ONE_PROCESS) -> float:

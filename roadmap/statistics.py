@@ -7,6 +7,7 @@ right after and wrong before is 100, the other way round -100.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -22,12 +23,14 @@ CONFIDENCE = 0.95
 LEVEL = 1 - CONFIDENCE  # of all false verdicts of a study together
 POWER = 0.8  # with which `seeds_needed` would resolve the difference seen
 FEWEST = 5  # with fewer seeds a table describes and claims nothing
-RESAMPLES = 4000  # of a bootstrap
+RESAMPLES = 2000  # of a bootstrap
+MOST_SEEDS = 10**6  # a need above is told as infinite
 PERMUTATIONS = 2**14  # up to 14 seeds all sign flips are tried; above, so many
 GAIN, LOSS, NOT_RESOLVED, DESCRIPTIVE = "gain", "loss", "not resolved", "descriptive"
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Interval: TypeAlias = tuple[float, float]
+TINY = 1e-300  # in the place of a zero below a fraction line
 NONE: Interval = (math.nan, math.nan)
 
 
@@ -77,7 +80,8 @@ def difference(cells: Array, seed: int = 0) -> Difference:
 
     Two-way bootstrap: seeds (row means) and images (column means) are drawn anew together, RESAMPLES times. Row means
     carry the noise of single cells already, so the columns' share of it is taken out of theirs; without this it would
-    count two or three times (Owen 2007, "The pigeonhole bootstrap"). Both are scaled for their number, n / (n - 1).
+    count two or three times (Owen 2007, "The pigeonhole bootstrap"). Both are scaled for their number, n / (n - 1),
+    and the rows' spread is at least that noise, which few rows may miss by chance and which many cells make known.
     The interval is Student's t with the bootstrap's standard error and Welch-Satterthwaite's degrees of freedom. One
     column (no correctness at hand) leaves the seeds alone; one row gives no interval.
     """
@@ -87,19 +91,23 @@ def difference(cells: Array, seed: int = 0) -> Difference:
         return Difference(mean, *NONE, math.nan, math.nan)
     rows, columns = cells.mean(1), cells.mean(0)
     generator = np.random.default_rng(seed)
-    drawn = rows[generator.integers(n, size=(RESAMPLES, n))].mean(1) * math.sqrt(n / (n - 1))
+    row_variance, column_variance = float(rows.var(ddof=1)), float(columns.var(ddof=1)) if m > 1 else 0.0
+    noise = ((cells - rows[:, None] - columns + mean) ** 2).sum() / ((n - 1) * (m - 1)) if m > 1 else 0.0
+    least = noise / m
+    drawn = (rows - mean)[generator.integers(n, size=(RESAMPLES, n))].mean(1)
+    drawn *= math.sqrt(max(row_variance, least) / max(rows.var(), TINY))
     row_part, column_part = float(drawn.var()), 0.0
-    if m > 1:
-        noise = ((cells - rows[:, None] - columns + mean) ** 2).sum() / ((n - 1) * (m - 1))
-        own = max(0.0, 1 - noise / n / max(columns.var(ddof=1), 1e-300))
-        values, counts = np.unique(columns, return_counts=True)  # few: an image is right for so many of the seeds
+    if column_variance > 0:
+        own = max(0.0, 1 - noise / n / column_variance)
+        values, counts = np.unique(columns - mean, return_counts=True)  # few: an image is right for so many seeds
         picks = generator.multinomial(m, counts / m, size=RESAMPLES)
         drawn = drawn + picks @ values / m * math.sqrt(own * m / (m - 1))
-        column_part = float(columns.var(ddof=1)) * own / m
+        column_part = column_variance * own / m
     error = float(drawn.std())
     if error == 0:
         return Difference(mean, mean, mean, float(mean == 0), 0.0)
-    freedom = (row_part + column_part) ** 2 / (row_part**2 / (n - 1) + column_part**2 / max(m - 1, 1))
+    seed_freedom = n - 1 if row_variance > least else (n - 1) * (m - 1)
+    freedom = (row_part + column_part) ** 2 / (row_part**2 / seed_freedom + column_part**2 / max(m - 1, 1))
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
     p = 2 * float(stats.t.sf(abs(mean) / error, freedom))
     return Difference(mean, mean - half, mean + half, p, math.sqrt(column_part))
@@ -179,10 +187,9 @@ def seeds_needed(comparison: Comparison, family: int) -> float:
     if comparison.deviation == 0:
         return exact
     effect = abs(comparison.delta) / comparison.deviation
-    for n in range(exact, 2 * exact):  # large effects: the solver below has no root
-        if TTestPower().power(effect, n, level) >= POWER:
-            return n
-    return math.ceil(TTestPower().solve_power(effect, alpha=level, power=POWER))
+    counts = range(exact, MOST_SEEDS)
+    place = bisect_left(counts, POWER, key=lambda n: float(TTestPower().power(effect, n, level)))
+    return counts[place] if place < len(counts) else math.inf
 
 
 def shapley(gains: Array) -> Difference:
@@ -226,7 +233,7 @@ def agreement(gains: Mapping[str, Array], table: int) -> Agreement | None:
     own = scores(np.array([gains[step].mean() for step in steps]))
     drawn = [
         scores(np.array([generator.choice(gains[step], len(gains[step])).mean() for step in steps]))
-        for _ in range(RESAMPLES // 4)
+        for _ in range(RESAMPLES // 2)
     ]
     ends = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
     sign, tau = NONE, NONE

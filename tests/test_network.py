@@ -19,7 +19,7 @@ from roadmap.network import Network
 from roadmap.spec import Activation, Init, NetworkSpec, Norm, SpecError, Stem
 
 NAMES = [step for step in road.all_steps() if step != "resnextify"]
-PATH = [name for name, info in road.transforms().items() if not info.variant]
+PATH = list(road.road()[-1].transforms)
 TINY: dict[str, Any] = {"depths": [1, 2, 1, 1], "width": 8, "num_classes": 5}
 
 

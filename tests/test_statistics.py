@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +15,14 @@ from roadmap import paper, statistics
 from roadmap.statistics import Array, Comparison, compare, decide, difference
 
 SIMULATIONS = 1000
+
+
+@pytest.fixture(autouse=True)
+def quick_collection() -> Iterator[None]:
+    """statsmodels collects garbage in each of Holm's corrections; what is there already need not be looked at again."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class Simulated:
@@ -39,9 +49,7 @@ class Simulated:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("seeds", "step", "unevenness"), [(3, 0.2, 0.4), (5, 0.0, 0.0), (5, 0.2, 0.4), (10, 0.1, 0.1), (10, 0.3, 0.6)]
-)
+@pytest.mark.parametrize(("seeds", "step", "unevenness"), [(3, 0.2, 0.4), (5, 0.0, 0.0), (10, 0.2, 0.5)])
 def test_the_interval_covers_the_truth(seeds: int, step: float, unevenness: float) -> None:
     """With a planted effect, even or different from image to image, and with none."""
     generator = np.random.default_rng(5)
