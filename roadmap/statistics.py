@@ -24,7 +24,7 @@ LEVEL = 1 - CONFIDENCE  # of all false verdicts of a study together
 POWER = 0.8  # with which `seeds_needed` would resolve the difference seen
 FEWEST = 5  # with fewer seeds a table describes and claims nothing
 RESAMPLES = 2000  # of a bootstrap
-MOST_SEEDS = 10**6  # a need above is told as infinite
+MOST_SEEDS = 10**4  # a need above is told as infinite
 PERMUTATIONS = 2**14  # up to 14 seeds all sign flips are tried; above, so many
 GAIN, LOSS, NOT_RESOLVED, DESCRIPTIVE = "gain", "loss", "not resolved", "descriptive"
 

@@ -64,9 +64,9 @@ class Sweeper(HydraSweeper):
             if LEADS:
                 say(forecast.tell(jobs))
             return
+        todo = _team_agrees(_prepare, jobs)
         if LEADS:
             manifest.add(specs, self.layout)
-        todo = _team_agrees(_prepare, jobs)
         before = f", {len(jobs) - len(todo)} of them finished before (force=true repeats them)" if todo != jobs else ""
         say(f"{specs[0].study}: {len(jobs)} runs below {Path(specs[0].out) / record.RUNS}{before}")
         lost: dict[Path, dict[str, Any]] = {}
@@ -180,8 +180,6 @@ def run_alone(job: Job) -> None:
     if job.spec.plan:
         say(forecast.tell([job]))
         return
-    if LEADS:
-        manifest.add([job.spec], designs.Layout())
     folder = record.run_folder(job.spec)
     content = None if job.spec.force or TEAM else record.finished(job.spec)
     if content is not None:
@@ -194,6 +192,8 @@ def run_alone(job: Job) -> None:
         say(job.title)
         content = run(job.spec, job.command, wait=True)
         say(f"{job.title}: {describe(content)}")
+    if LEADS:
+        manifest.add([job.spec], designs.Layout())
     say(f"record: {folder / 'record.json'}")
     if content["status"] != record.COMPLETED:
         raise RunFailed(f"{job.title}: {content['status']}")
