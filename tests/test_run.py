@@ -27,7 +27,7 @@ from roadmap.evaluate import DivergedError, Evaluation, evaluate, refuse_chance
 from roadmap.manifest import Manifest
 from roadmap.recipe import BatchAugment
 from roadmap.results import analyse
-from roadmap.spec import Device, Precision
+from roadmap.spec import Device, NetworkSpec, Precision
 from tests.conftest import TINY, CommandLine
 from tests.test_config import images_below
 
@@ -77,6 +77,18 @@ def test_a_run_leaves_a_record_and_is_skipped_the_next_time(command_line: Comman
     now = json.loads((folder / "record.json").read_text(encoding="utf-8"))
     assert now["started_at"] != content["started_at"]
     assert now["curve"] == content["curve"] and now["top1"] == content["top1"]  # one seed, one result
+
+
+def test_a_new_field_of_the_network_leaves_finished_runs_found() -> None:
+    @dataclasses.dataclass
+    class Later(NetworkSpec):
+        novel: bool = False
+
+    spec = compose("+step=gelu")
+    later = dataclasses.replace(spec, network=Later(**vars(spec.network)))
+    assert record.config_hash(later) == record.config_hash(spec)
+    later.network = Later(**vars(spec.network), novel=True)
+    assert record.config_hash(later) != record.config_hash(spec)
 
 
 def test_a_run_starts_from_another_runs_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
