@@ -51,8 +51,9 @@ def create_model(
 def convert_weights(
     state_dict: dict[str, Tensor], *, step: str, base: str = "resnet50", reverse: bool = False
 ) -> dict[str, Tensor]:
-    """Rename the weights of torchvision's or timm's ResNet (for `baseline`) or of timm's ConvNeXt (for
-    `separate_downsampling`) to ours, or with `reverse` ours to theirs; see `roadmap.weights.convert`."""
+    """Rename the weights of torchvision's or timm's ResNet (for `baseline`), of timm's ConvNeXt (for
+    `separate_downsampling`) or ConvNeXt V2 (for `grn`) to ours, or with `reverse` ours to theirs; see
+    `roadmap.weights.convert`."""
     from roadmap import weights
 
     return weights.convert(state_dict, step=step, base=base, reverse=reverse)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from roadmap.drop_path import DropPath, adopt
-from roadmap.layers import LayerScale, act, conv, norm
+from roadmap.layers import GlobalResponseNorm, LayerScale, act, conv, norm
 from roadmap.spec import Init, NetworkSpec, Stem, validate_network
 
 EXPANSION = 4  # a block is 4 times wider outside than inside (ResNet), or inside than outside (inverted bottleneck)
@@ -125,7 +125,8 @@ class Block(nn.Module):
     """act(shortcut(x) + f(x)), f = two 1x1 convolutions and a spatial one, each with its norm and activation.
 
     Where the spec says so, the spatial convolution is depthwise (2.3) or comes first (2.5); one norm is left, before
-    the first 1x1, and one activation, before the last (2.6): then none follows the addition.
+    the first 1x1, and one activation, before the last (2.6): then none follows the addition. Beyond the paper, global
+    response normalization stands right before the last 1x1.
     """
 
     def __init__(self, spec: NetworkSpec, w_in: int, width: int, *, stride: int, drop_path: float) -> None:
@@ -157,6 +158,8 @@ def branch(spec: NetworkSpec, w_in: int, w_mid: int, w_out: int, stride: int) ->
             layers["norm"] = norm(spec, w)
         if spec.fewer_activations and name == "pointwise2":
             layers["act"] = act(spec)
+        if spec.grn and name == "pointwise2":
+            layers["grn"] = GlobalResponseNorm(w)
         normed = not spec.fewer_norms or (name == "spatial" and spec.spatial_first)
         if name == "spatial":
             layers[name] = conv(

@@ -18,9 +18,9 @@ from matplotlib.patches import Patch
 from roadmap import record
 from roadmap.results import Row
 
-# The paper's sections, each with its heading and colour (Okabe and Ito's palette: safe for colour-blind readers).
+# The paper's sections, 2 for row 0, with headings and colours (Okabe and Ito's palette: safe for colour-blind readers).
 SECTIONS = {
-    "": ("ResNet", "#8c8c8c"),
+    "2": ("ResNet", "#8c8c8c"),
     "2.1": ("training", "#8c8c8c"),
     "2.2": ("macro design", "#e69f00"),
     "2.3": ("ResNeXt-ify", "#56b4e9"),
@@ -55,7 +55,7 @@ def draw_worth(worth: pd.DataFrame, title: str, paths: list[Path]) -> None:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(9, 0.36 * len(worth) + 1.6), layout="constrained")
         for y, line in enumerate(worth.itertuples()):
-            axes.barh(y, line.value, height=0.66, zorder=2, color=_section(str(line.section), 1)[1])
+            axes.barh(y, line.value, height=0.66, zorder=2, color=_section(str(line.section))[1])
             if not math.isnan(line.low):
                 axes.plot([line.low, line.high], [y, y], color=INK, linewidth=1.3, zorder=3)
         axes.set_yticks(range(len(worth)), (worth["label"] + " " + worth["setting"]).str.strip())
@@ -101,7 +101,7 @@ def _draw_accuracy(axes: Any, table: pd.DataFrame, rows: list[Row]) -> None:
     left, right = max(0.0, low - 0.15 * span), min(100.0, high + 0.15 * span) if high < 100 else 100.0 + 0.01 * span
     beside = axes.get_yaxis_transform()
     for y, (line, values) in enumerate(zip(table.itertuples(), dots, strict=True)):
-        colour = _section(str(line.section), y)[1]
+        colour = _section(str(line.section))[1]
         if line.n_seeds:
             hatch = {"hatch": "////", "facecolor": "white", "edgecolor": colour} if line.variant else {"color": colour}
             axes.barh(y, line.top1_mean - left, left=left, height=0.66, zorder=2, **hatch)
@@ -157,14 +157,14 @@ def _draw_costs(axes: Any, table: pd.DataFrame) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _section(section: str, y: int) -> tuple[str, str]:
-    return BEYOND if section == "" and y > 0 else SECTIONS.get(section, BEYOND)
+def _section(section: str) -> tuple[str, str]:
+    return SECTIONS.get(section, BEYOND)
 
 
 def _legend(table: pd.DataFrame) -> list[Any]:
-    seen = dict.fromkeys(_section(str(line.section), y) for y, line in enumerate(table.itertuples()))
+    seen = dict.fromkeys(_section(str(section)) for section in table["section"])
     colours = dict.fromkeys(
-        ("baseline, training", SECTIONS[""][1]) if c == SECTIONS[""][1] else (n, c) for n, c in seen
+        ("baseline, training", SECTIONS["2"][1]) if c == SECTIONS["2"][1] else (n, c) for n, c in seen
     )
     handles: list[Any] = [Patch(color=colour, label=f"{name}") for name, colour in colours]
     if table["variant"].any():

@@ -63,6 +63,9 @@ def config_hash(spec: RunSpec) -> str:
         config["weights"] = hashlib.sha256(Path(spec.weights).read_bytes()).hexdigest()
     for name in ("download", "workers", "quick_epochs", "quick_batch_size", "quick_lr_multiplier"):
         del config["data"][name]
+    # A field that a new operator brings leaves the hashes of networks without it as they were.
+    network = spec.network
+    config["network"] = {k: v for k, v in config["network"].items() if getattr(network, k) != getattr(type(network), k)}
     config["transforms"] = sorted(config["transforms"])
     text = json.dumps([FORMAT, config], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -51,7 +51,7 @@ def interval(low: float, high: float) -> str:
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The table as people read it: the main columns, rounded, as text."""
     shown = pd.DataFrame()
-    notes = {"variant": " (variant)", "reference": " (reference)"}
+    notes = {"variant": " (variant)", "reference": " (reference)", "beyond": " (beyond the paper)"}
     shown["label"] = [
         row.label + "".join(text for name, text in notes.items() if getattr(row, name)) for row in table.itertuples()
     ]

@@ -24,7 +24,7 @@ COLUMNS = [
     "paper_top1", "paper_gmacs", "status",
     "against", "delta_low", "delta_high", "n_pairs", "p", "p_holm", "smallest_p", "verdict", "seeds_needed",
     "top1_low", "top1_high", "top5_mean", "loss_mean", "wall_seconds", "peak_memory_mib",
-    "n_failed", "n_diverged", "variant", "reference", "section",
+    "n_failed", "n_diverged", "variant", "reference", "beyond", "section",
 ]  # fmt: skip
 STATUSES = (record.FAILED, record.DIVERGED, record.COMPLETED)  # a row's status is the first that one of its seeds has
 Records = list[dict[str, Any]]
@@ -238,6 +238,7 @@ def _tabulate(
             "n_diverged": counts[record.DIVERGED],
             "variant": any(info["variant"] for info in infos),
             "reference": any(info["reference"] for info in infos),
+            "beyond": any(not (info["section"] or info["reference"]) for info in infos),
             "section": changed,
         }
         if comparison is not None:
@@ -251,12 +252,13 @@ def _tabulate(
 
 
 def _changed(row: Row, before: Row | None) -> str:
-    """The paper's section of what sets the row apart from the one that it is compared with, else of its last change."""
+    """The paper's section of what sets the row apart from the one that it is compared with, else of its last change;
+    2 for row 0, empty where the paper has no such change."""
     differing = set(row.transforms) ^ set(before.transforms) if before is not None else set(row.transforms)
     known = [name for name in road.order(list(differing)) if name in road.transforms()]
     here = {info["name"]: info["section"] for info in row.records[0]["transforms"]}
     if not known:
-        return next(iter(reversed(here.values())), "")
+        return next(iter(reversed(here.values())), "2")
     return here.get(known[-1], road.transforms()[known[-1]].section)
 
 

@@ -147,6 +147,7 @@ class NetworkSpec:
     fewer_norms: bool = False  # one per block, before its first 1x1
     norm: Norm = Norm.batch_norm
     separate_downsampling: bool = False  # norm and 2x2 stride-2 convolution between stages; norm after pooling
+    grn: bool = False  # global response normalization before each block's last 1x1
     layer_scale: float | None = None  # initial scale of each residual branch; None: no layer scale
     drop_path: float = 0.0  # stochastic depth of the last block, rising linearly from 0 at the first
     init: Init = Init.kaiming

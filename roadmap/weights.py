@@ -1,6 +1,7 @@
-"""Weights from elsewhere: torchvision's and timm's ResNets, timm's ConvNeXts, and the files of our own runs.
+"""Weights from elsewhere: torchvision's and timm's ResNets, timm's ConvNeXts (V2 too), and our own runs' files.
 
-The two ends of the road are known networks, so their weights carry over by a map of names, key for key.
+The two ends of the road, and the station beyond, are known networks, so their weights carry over by a map of names, key
+for key.
 """
 
 from __future__ import annotations
@@ -42,7 +43,12 @@ CONVNEXT_NAMES = (
     ("head_norm.{p}", "head.norm.{p}"),
     ("head.{p}", "head.fc.{p}"),
 )
-NAMES = {"baseline": RESNET_NAMES, "separate_downsampling": CONVNEXT_NAMES}
+CONVNEXT_V2_NAMES = (
+    *(names for names in CONVNEXT_NAMES if "layer_scale" not in names[0]),
+    ("stages.{i}.blocks.{j}.branch.grn.gamma", "stages.{i}.blocks.{j}.mlp.grn.weight"),
+    ("stages.{i}.blocks.{j}.branch.grn.beta", "stages.{i}.blocks.{j}.mlp.grn.bias"),
+)
+NAMES = {"baseline": RESNET_NAMES, "separate_downsampling": CONVNEXT_NAMES, "grn": CONVNEXT_V2_NAMES}
 
 
 def convert(
@@ -50,7 +56,8 @@ def convert(
 ) -> dict[str, Tensor]:
     """Theirs to ours; with `reverse`, ours to theirs. Depth and width may be any, the names do not depend on them.
 
-    timm writes a ConvNeXt block's 1x1 convolutions as linear layers, (out, in); ours are (out, in, 1, 1).
+    timm writes a ConvNeXt block's 1x1 convolutions as linear layers, (out, in), in its smallest ones alone as what they
+    are; ours are (out, in, 1, 1), and linear layers with `reverse`.
     Raises SpecError for a step that has no counterpart and for a key that such a network does not have.
     """
     if step not in NAMES:
@@ -66,7 +73,7 @@ def convert(
         if not re.search(r"\.mlp\.fc\d\.weight$", new if reverse else key):
             converted[new] = value
         else:
-            converted[new] = value.flatten(1) if reverse else value[:, :, None, None]
+            converted[new] = value.flatten(1) if reverse else value.reshape(*value.shape[:2], 1, 1)
     return converted
 
 
@@ -150,7 +157,8 @@ def _ours(weights: dict[str, Tensor], source: str) -> dict[str, Tensor]:
         if "layer1.0.conv1.weight" in weights:
             return convert(weights, step="baseline")
         if "stages.0.blocks.0.conv_dw.weight" in weights:
-            return convert(weights, step="separate_downsampling")
+            v2 = "stages.0.blocks.0.mlp.grn.weight" in weights
+            return convert(weights, step="grn" if v2 else "separate_downsampling")
     except SpecError as error:
         raise SpecError(f"weights={source}: {error}") from error
     return weights

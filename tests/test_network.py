@@ -15,6 +15,7 @@ from torch import nn
 import roadmap
 from roadmap import cost, paper, road
 from roadmap.config import compose, compose_network
+from roadmap.layers import GlobalResponseNorm
 from roadmap.network import Network
 from roadmap.spec import Activation, Init, NetworkSpec, Norm, SpecError, Stem
 
@@ -42,7 +43,9 @@ def test_counted_costs_are_the_papers_but_for_the_two_rows_that_slip(rows: list[
         assert agrees is ((base, step) not in paper.SLIPS), (base, step)
 
 
-@pytest.mark.parametrize(("step", "params"), [("baseline", 25_557_032), ("separate_downsampling", 28_589_128)])
+@pytest.mark.parametrize(
+    ("step", "params"), [("baseline", 25_557_032), ("separate_downsampling", 28_589_128), ("grn", 28_635_496)]
+)
 def test_ends_of_the_road_have_the_published_number_of_parameters(step: str, params: int) -> None:
     with torch.device("meta"):
         assert sum(p.numel() for p in roadmap.create_model(step).parameters()) == params
@@ -143,6 +146,65 @@ def test_spec_fields_reach_the_network() -> None:
     for module in convnext.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             assert module.weight.abs().max() < 0.1 and module.bias is not None and not module.bias.any()
+
+
+def grn_by_its_formula(x: torch.Tensor, layer: GlobalResponseNorm) -> torch.Tensor:
+    """In float64, term by term."""
+    x, gamma, beta = x.double(), layer.gamma.double()[:, None, None], layer.beta.double()[:, None, None]
+    norms = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True)
+    return gamma * (x * (norms / (norms.mean(1, keepdim=True) + 1e-6))) + beta + x
+
+
+def some_grn(channels: int) -> GlobalResponseNorm:
+    layer = GlobalResponseNorm(channels)
+    torch.manual_seed(0)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    return layer
+
+
+def test_global_response_norm_is_its_formula() -> None:
+    layer = some_grn(6)
+    x = torch.randn(3, 6, 5, 4)
+    assert torch.equal(GlobalResponseNorm(6)(x), x)
+    assert torch.allclose(layer(x).double(), grn_by_its_formula(x, layer), rtol=1e-5, atol=1e-6)
+    layer.double()
+    assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x.double().requires_grad_(), *layer.parameters()))
+
+
+def test_global_response_norm_computes_in_float32_under_autocast() -> None:
+    """Its only error is the last rounding, to the 8 bits of a bfloat16."""
+    layer = some_grn(24)
+    x = (3 + torch.randn(2, 24, 32, 32)).bfloat16().contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    exact = grn_by_its_formula(x, layer)
+    assert y.dtype is torch.bfloat16 and y.is_contiguous(memory_format=torch.channels_last)
+    assert ((y.double() - exact).abs() <= 2.0**-7.99 * exact.abs() + 1e-5).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dead_channels_leave_global_response_norm_its_gradients(dtype: torch.dtype) -> None:
+    layer = some_grn(4)
+    for dead in (slice(0, 2), slice(0, 4)):
+        x = torch.randn(2, 4, 3, 3, dtype=dtype)
+        x[:, dead] = 0
+        x.requires_grad_()
+        layer(x).sum().backward()
+        assert x.grad is not None and torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("spatial_first", [False, True])
+@pytest.mark.parametrize("fewer", [False, True])
+def test_global_response_norm_stands_between_activation_and_last_convolution(spatial_first: bool, fewer: bool) -> None:
+    spec = NetworkSpec(grn=True, depthwise=True, inverted_bottleneck=True, spatial_first=spatial_first, **TINY)
+    spec = replace(spec, fewer_activations=fewer, fewer_norms=fewer)
+    for stage in Network(spec).stages:
+        for block in stage.blocks:
+            i = list(dict(block.branch.named_children())).index("pointwise2")
+            act, grn, conv = block.branch[i - 2 : i + 1]
+            assert isinstance(act, nn.ReLU) and isinstance(grn, GlobalResponseNorm)
+            assert grn.gamma.shape == grn.beta.shape == (conv.in_channels,) == (4 * conv.out_channels,)
 
 
 @pytest.mark.parametrize("step", ["baseline", "patchify_stem", "separate_downsampling"])

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from roadmap import record, report
+from roadmap import picture, record, report
 from roadmap.config import compose
 from roadmap.results import COLUMNS, read_study
 from tests.conftest import ROOT
@@ -122,6 +122,42 @@ def test_two_bases_and_two_datasets_make_two_roads_each(tmp_path: Path) -> None:
     ]
     assert table["delta"].dropna().tolist() == [1.0] * 8
     assert report.notes(study)[0].startswith("Study runs: digits, fashion_mnist, base micro, nano, ")
+
+
+def test_what_the_paper_does_not_have_is_marked(tmp_path: Path) -> None:
+    for step in ("baseline", "kernel_5", "separate_downsampling", "grn"):
+        write_run(tmp_path, 50.0, f"+step={step}")
+    for names in ("gelu,grn", "grn,kernel_5", "swin"):
+        write_run(tmp_path, 50.0, f"+transform=[{names}]")
+    table = read_study(tmp_path / "runs").table
+    of_the_paper = {"baseline", "kernel_5", "separate_downsampling", "swin"}
+    assert set(table["step"]) == of_the_paper | {"grn", "baseline+gelu+grn", "baseline+grn+kernel_5"}
+    assert table["beyond"].tolist() == [step not in of_the_paper for step in table["step"]]
+    sections = table.set_index("step")["section"]
+    assert (sections["baseline"], sections["grn"], sections["kernel_5"]) == ("2", "", "2.5")
+    assert table.set_index("step").loc["grn", ["paper_top1", "paper_gmacs"]].isna().all()
+    assert set(report.readable(table)["step"]) == {
+        "baseline", "separate downsampling", "global response norm (beyond the paper)",
+        "baseline with ReLU → GELU, global response norm (beyond the paper)",
+        "kernel size → 5 (variant)",
+        "baseline with global response norm, kernel size → 5 (variant) (beyond the paper)",
+        "Swin Transformer (reference)",
+    }  # fmt: skip
+    report.write(tmp_path / "runs", tmp_path / "told")
+    assert is_beyond((tmp_path / "told" / "roadmap.svg").read_text(encoding="utf-8"))
+
+
+def is_beyond(svg: str) -> bool:
+    name, colour = picture.BEYOND
+    assert (colour in svg) is (name in svg)
+    return colour in svg
+
+
+def test_row_0_is_the_papers_wherever_it_stands(tmp_path: Path) -> None:
+    for width in (8, 16):
+        write_run(tmp_path, 50.0, "+step=baseline", f"network.width={width}")
+    report.write(tmp_path / "runs", tmp_path / "told")
+    assert not is_beyond((tmp_path / "told" / "roadmap.svg").read_text(encoding="utf-8"))
 
 
 def test_an_error_of_many_lines_stays_one_comment_in_latex(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from roadmap.evaluate import DivergedError, Evaluation, evaluate, refuse_chance
 from roadmap.manifest import Manifest
 from roadmap.recipe import BatchAugment
 from roadmap.results import analyse
-from roadmap.spec import Device, Precision
+from roadmap.spec import Device, NetworkSpec, Precision
 from tests.conftest import TINY, CommandLine
 from tests.test_config import images_below
 
@@ -77,6 +77,18 @@ def test_a_run_leaves_a_record_and_is_skipped_the_next_time(command_line: Comman
     now = json.loads((folder / "record.json").read_text(encoding="utf-8"))
     assert now["started_at"] != content["started_at"]
     assert now["curve"] == content["curve"] and now["top1"] == content["top1"]  # one seed, one result
+
+
+def test_a_new_field_of_the_network_leaves_finished_runs_found() -> None:
+    @dataclasses.dataclass
+    class Later(NetworkSpec):
+        novel: bool = False
+
+    spec = compose("+step=gelu")
+    later = dataclasses.replace(spec, network=Later(**vars(spec.network)))
+    assert record.config_hash(later) == record.config_hash(spec)
+    later.network = Later(**vars(spec.network), novel=True)
+    assert record.config_hash(later) != record.config_hash(spec)
 
 
 def test_a_run_starts_from_another_runs_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +165,7 @@ def test_the_study_end_to_end(command_line: CommandLine, tmp_path: Path) -> None
     for kind in ("csv", "md", "tex", "png", "svg"):
         assert (tmp_path / "reports" / "roadmap" / f"roadmap.{kind}").stat().st_size > 500
         assert f"roadmap.{kind}" in done.stdout
-    assert "[17/17]" in done.stdout and "left" in done.stdout and "images/s" in done.stdout
+    assert "[18/18]" in done.stdout and "left" in done.stdout and "images/s" in done.stdout
 
 
 @pytest.mark.slow
@@ -196,7 +208,7 @@ def test_one_step_of_training_has_the_golden_loss(golden: Any) -> None:
     """If this fails after a change that was to change nothing, the change did: find out what. If the change was meant
     to alter training, say so in CHANGELOG.md, raise record.FORMAT and run pytest --regenerate-goldens."""
     found = {}
-    for step in ("baseline", "training_recipe", "increase_width", "separate_downsampling"):
+    for step in ("baseline", "training_recipe", "increase_width", "separate_downsampling", "grn"):
         spec = compose(f"+step={step}", *TINY, "budget.train_images=64", "budget.regularization=1", "precision=fp32")
         outcome = train.Outcome()
         train.train(spec, device.choose(Device.cpu, Precision.fp32), outcome)

@@ -36,6 +36,7 @@ SOURCES: list[tuple[str, str, Any, dict[str, Any]]] = [
         lambda: timm.create_model("convnext_base"),
         {"depths": [3, 3, 27, 3], "width": 128},
     ),
+    ("timm convnextv2_tiny", "grn", lambda: timm.create_model("convnextv2_tiny"), {}),
 ]
 
 
@@ -74,17 +75,31 @@ def test_unknown_key_is_named() -> None:
         roadmap.convert_weights({"layer5.0.conv9.weight": torch.zeros(1)}, step="baseline")
 
 
-def test_a_run_starts_from_a_file_of_timms_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("conv_mlp", [False, True])
+@pytest.mark.parametrize(("step", "name"), [("separate_downsampling", "convnext_atto"), ("grn", "convnextv2_atto")])
+def test_a_run_starts_from_a_file_of_timms_weights(tmp_path: Path, step: str, name: str, conv_mlp: bool) -> None:
     """Grey images, ten classes: the stem is summed over the colours, the classifier kept or made anew."""
-    source = timm.create_model("convnext_atto", num_classes=10, conv_mlp=False)
+    source = timm.create_model(name, num_classes=10, conv_mlp=conv_mlp)
     path = tmp_path / "atto.pt"
     torch.save({"state_dict": source.state_dict()}, path)
     shape = ("network.depths=[2,2,6,2]", "network.width=40", "network.stem_stride=4", "data.image_size=32")
-    spec = compose("+step=separate_downsampling", f"weights={path}", *shape)
+    spec = compose(f"+step={step}", f"weights={path}", *shape)
     model = Network(spec.network)
     weights.load_into(model, spec)
     assert torch.equal(model.head.weight, source.head.fc.weight)
     assert torch.allclose(model.stem.conv.weight, source.stem[0].weight.sum(1, keepdim=True), atol=1e-6)
+    last = source.stages[3].blocks[1].mlp.fc2.weight
+    assert torch.equal(model.stages[3].blocks[1].branch.pointwise2.weight.flatten(1), last.flatten(1))
+
+
+@pytest.mark.parametrize(("step", "other"), [("separate_downsampling", "convnextv2_atto"), ("grn", "convnext_atto")])
+def test_timms_weights_of_the_other_convnext_do_not_fit(monkeypatch: Any, step: str, other: str) -> None:
+    fetched = timm.create_model(other)
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: fetched)
+    shape = ("network.depths=[2,2,6,2]", "network.width=40", "data=cifar10", "new_head=true")
+    spec = compose(f"+step={step}", f"weights=timm/{other}", *shape)
+    with pytest.raises(SpecError, match=f"weights=timm/{other}: does not fit this network: .*(grn|layer_scale)"):
+        weights.load_into(Network(spec.network), spec)
 
 
 def test_another_number_of_classes_wants_a_new_head(tmp_path: Path) -> None:
