@@ -47,8 +47,8 @@ class Layer:
         conv = f"{size} depthwise conv" if self.depthwise else f"{size} conv"
         names = {"conv": conv, "pool": f"{size} max pooling", "mean": "global average pooling", "linear": "classifier"}
         names |= {"norm": FORMS.get(self.form, self.form), "act": FORMS.get(self.form, self.form)}
-        names |= {"layer_scale": f"layer scale, from {self.value:g}" if self.value is not None else ""}
-        names |= {"drop_path": f"stochastic depth, {self.value:.2g}" if self.value is not None else ""}
+        names |= {"layer_scale": f"layer scale {self.value:g}" if self.value is not None else ""}
+        names |= {"drop_path": f"stochastic depth {self.value:.2g}" if self.value is not None else ""}
         return names.get(self.kind, "global response norm")
 
     @property

@@ -1,4 +1,4 @@
-"""From records to a table and a picture: reads what runs left behind, needs neither Hydra nor torch.
+"""From records to a table, a picture and a page: reads what runs left behind, needs neither Hydra nor torch.
 
     python -m roadmap.report experiments/STUDY [--to reports/STUDY]
 
@@ -211,15 +211,34 @@ def notes(records: Records, table: pd.DataFrame) -> list[str]:
     places = sorted({f"{c['device']['name']}, {c['device']['precision']}" for c in records if c.get("device")})
     if places:
         lines.append(f"Trained on {'; '.join(places)}.")
-    for content in records:
-        if content["status"] != record.COMPLETED:
-            reason = " ".join(str(content["error"]).split())  # one line, also in LaTeX's comments
-            lines.append(f"{content['name']} seed={content['seed']} {content['status']}: {reason}")
+    lines += failures(records)
     if {("resnet50", content["name"]) for content in records} & paper.SLIPS and first["config"]["base"][
         "paper_table"
     ] == 10:
         lines.append(paper.SLIP_NOTE)
     return lines
+
+
+def failures(records: Records) -> list[str]:
+    """What failed or diverged, and why."""
+    lines = []
+    for content in records:
+        if content["status"] != record.COMPLETED:
+            reason = " ".join(str(content["error"]).split())  # one line, also in LaTeX's comments
+            lines.append(f"{content['name']} seed={content['seed']} {content['status']}: {reason}")
+    return lines
+
+
+def before(rows: list[Records]) -> list[int | None]:
+    """For each row the one that it is compared with: without its last transform, under the same setting."""
+    settings = settings_of(rows)
+    place: dict[tuple[str, tuple[str, ...]], int] = {}
+    found: list[int | None] = []
+    for i, group in enumerate(rows):
+        names, setting = tuple(info["name"] for info in group[0]["transforms"]), settings[group[0]["config_hash"]]
+        found.append(place.get((setting, names[:-1])) if names else None)
+        place[setting, names] = i
+    return found
 
 
 def _all(records: Records, key: str) -> str:
@@ -231,7 +250,7 @@ def write(study: Path, to: Path) -> str:
 
     Raises FileNotFoundError where the study has no records.
     """
-    from roadmap import picture
+    from roadmap import page, picture
 
     records = read_study(study)
     if not records:
@@ -240,11 +259,14 @@ def write(study: Path, to: Path) -> str:
     shown, said = readable(table), notes(records, table)
     to.mkdir(parents=True, exist_ok=True)
     written = [to / f"roadmap.{kind}" for kind in ("csv", "md", "tex", "png", "svg")]
+    written.append(to / "index.html")
     table.to_csv(written[0], index=False, lineterminator="\n")
     written[1].write_text(markdown(shown, said), encoding="utf-8")
     written[2].write_text(latex(shown, said), encoding="utf-8")
     title = f"{_all(records, 'data')} · base {_all(records, 'base')} · {records[0]['study']}"
-    picture.draw(table, rows_of(records), title, written[3:])
+    rows = rows_of(records)
+    picture.draw(table, rows, title, written[3:5])
+    page.write(written[5], title, table, rows, [line for line in said if line not in failures(records)], before(rows))
     paths = "\n".join(f"  {path}" for path in written)
     return f"\n{shown.to_string(index=False)}\n\n" + "\n".join(said) + f"\n\nreport:\n{paths}"
 
@@ -273,7 +295,7 @@ def _tex(text: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m roadmap.report", description="Table and picture of a study.")
+    parser = argparse.ArgumentParser(prog="python -m roadmap.report", description="Table, picture and page of a study.")
     parser.add_argument("study", type=Path, help="folder of the runs, as experiments/roadmap")
     parser.add_argument("--to", type=Path, help="folder of the report; by default reports/STUDY")
     options = parser.parse_args(arguments)
