@@ -44,7 +44,7 @@ def accuracy_curves(group: list[dict[str, Any]], key: str, said: str) -> Markup:
         figure, axes = _over_epochs("test top-1 (%)")
         for content, style in zip(group, _lines(len(group)), strict=True):
             epochs, values = _series(content, "test_top1")
-            axes.plot(epochs, values, marker="o", markersize=2.5, label=f"seed {content['seed']}", **style)
+            axes.plot(epochs, values, label=f"seed {content['seed']}", **style | _dots(len(epochs)))
         axes.legend(frameon=False, fontsize=8, loc="lower right", ncols=1 + (len(group) > 5))
         return _inline(figure, key, said)
 
@@ -52,9 +52,10 @@ def accuracy_curves(group: list[dict[str, Any]], key: str, said: str) -> Markup:
 def loss_curves(group: list[dict[str, Any]], key: str, said: str) -> Markup:
     """Training and test loss of each seed in `group` over the epochs."""
     with plt.rc_context(STYLE):
-        figure, axes = _over_epochs("loss: test with dots, training paler")
+        figure, axes = _over_epochs("loss: test, and paler training")
         for content, style in zip(group, _lines(len(group)), strict=True):
-            axes.plot(*_series(content, "test_loss"), marker="o", markersize=2.5, **style)
+            epochs, values = _series(content, "test_loss")
+            axes.plot(epochs, values, **style | _dots(len(epochs)))
             axes.plot(*_series(content, "train_loss"), **style | {"linewidth": 1.0, "alpha": 0.45})
         return _inline(figure, key, said)
 
@@ -74,6 +75,11 @@ def _lines(count: int) -> list[dict[str, Any]]:
     return [
         {"color": c, "linewidth": 1.3, "linestyle": "--" if i >= len(SEEDS) else "-"} for i, c in enumerate(colours)
     ]
+
+
+def _dots(count: int) -> dict[str, Any]:
+    """A dot for each of a few points."""
+    return {"marker": "o", "markersize": 2.5} if count <= 12 else {}
 
 
 def _series(content: dict[str, Any], what: str) -> tuple[list[float], list[float]]:

@@ -157,10 +157,12 @@ class Section:
 
     @property
     def short(self) -> str:
-        """Its result in a word or two."""
-        return (
-            number("{:+.2f}", self.line["delta"]) or number("{:.2f} %", self.line["top1_mean"]) or self.line["status"]
-        )
+        """Its result in a few words."""
+        gain, verdict = number("{:+.2f}", self.line["delta"]), self.line.get("verdict")
+        words = [gain or number("{:.2f} %", self.line["top1_mean"])]
+        words += [verdict] if gain and isinstance(verdict, str) else []
+        words += [self.line["status"]] if self.line["status"] != record.COMPLETED else []
+        return ", ".join(filter(None, words))
 
 
 def _section(i: int, lines: list[Line], rows: list[Records], before: int | None) -> Section:
@@ -277,7 +279,7 @@ def _costs(before: Line, after: Line) -> list[tuple[str, str, str, str]]:
         old, new = (
             None if line.get(key) is None or pd.isna(line[key]) else line[key] * scale for line in (before, after)
         )
-        change = "" if not old or new is None else number("{:+.1f} %", 100 * (new / old - 1))
+        change = "" if not old or new is None else "same" if new == old else number("{:+.1f} %", 100 * (new / old - 1))
         found.append((name, number(form, old), number(form, new), change))
     return [row for row in found if row[1] or row[2]]
 

@@ -92,7 +92,7 @@ def _draw(chain: Chain, marks: list[Mark], shortcut_marks: list[Mark], widest: i
         pen.layer(layer, mark)
     if chain.block and last == len(chain.path):
         pen.add(chain.shortcut, shortcut_marks)
-    pen.end("out", chain.path[-1].w_out)
+    pen.end("out", chain.path[-1].w_out, "class" if chain.path[-1].kind == "linear" else "channel")
     sketch.height = pen.y + 16
     return sketch
 
@@ -106,8 +106,9 @@ class _Pen:
         self.shapes: list[tuple[str, str]] = []
         self.texts: list[tuple[float, list[tuple[str, str]]]] = []
 
-    def end(self, word: str, channels: int) -> None:
-        self.texts.append((self.y + 12, [(f"{word}: {channels:,} channel{'s' * (channels > 1)}", "faint")]))
+    def end(self, word: str, channels: int, what: str = "channel") -> None:
+        plural = ("es" if what == "class" else "s") * (channels > 1)
+        self.texts.append((self.y + 12, [(f"{word}: {channels:,} {what}{plural}", "faint")]))
         if word == "in":
             self._flow(20)
 
