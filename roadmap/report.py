@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,18 @@ def interval(low: float, high: float) -> str:
     return "–" if pd.isna(low) else f"{low:+.2f} to {high:+.2f}"
 
 
+MARKS = {"variant": " (variant)", "reference": " (reference)", "beyond": " (beyond the paper)"}
+
+
+def marked(line: Mapping[str, Any]) -> str:
+    """The label of a line of the table, with what sets it apart from the paper's path."""
+    return str(line["label"]) + "".join(text for name, text in MARKS.items() if line[name])
+
+
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The table as people read it: the main columns, rounded, as text."""
     shown = pd.DataFrame()
-    notes = {"variant": " (variant)", "reference": " (reference)", "beyond": " (beyond the paper)"}
-    shown["label"] = [
-        row.label + "".join(text for name, text in notes.items() if getattr(row, name)) for row in table.itertuples()
-    ]
+    shown["label"] = [marked(line) for line in table.to_dict("records")]
     shown["n_seeds"] = table["n_seeds"].astype(str)
     shown["top1"] = [
         _number("{:.2f}", mean) + ("" if pd.isna(std) else f" ± {std:.2f}")
@@ -109,14 +115,20 @@ def notes(study: Study) -> list[str]:
     places = sorted({f"{c['device']['name']}, {c['device']['precision']}" for c in records if c.get("device")})
     if places:
         lines.append(f"Trained on {'; '.join(places)}.")
-    for content in records:
-        if content["status"] != record.COMPLETED:
-            reason = " ".join(str(content["error"]).split())  # one line, also in LaTeX's comments
-            lines.append(f"{content['name']} seed={content['seed']} {content['status']}: {reason}")
     if {("resnet50", content["name"]) for content in records} & paper.SLIPS and records[0]["config"]["base"][
         "paper_table"
     ] == 10:
         lines.append(paper.SLIP_NOTE)
+    return lines
+
+
+def failures(study: Study) -> list[str]:
+    """What failed or diverged, and why."""
+    lines = []
+    for content in study.records:
+        if content["status"] != record.COMPLETED:
+            reason = " ".join(str(content["error"]).split())  # one line, also in LaTeX's comments
+            lines.append(f"{content['name']} seed={content['seed']} {content['status']}: {reason}")
     return lines
 
 
@@ -143,12 +155,12 @@ def _how_compared(study: Study) -> list[str]:
 
 
 def in_words(study: Study) -> list[str]:
-    """What each comparison says, a sentence each; then, of the paper's road, how far it agrees with the paper."""
+    """What each comparison says, a sentence each."""
     lines = []
     for row, other, comparison in zip(study.rows, study.against, study.comparisons, strict=True):
         if comparison is not None and other is not None and comparison.n:
-            lines.append(f"{row.label}, against {study.rows[other].label}: {_sentence(comparison)}")
-    return lines + settings_in_words(study) + agreement_in_words(study)
+            lines.append(f"{row.label}, against {study.rows[other].label}: {sentence(comparison)}")
+    return lines
 
 
 def settings_in_words(study: Study) -> list[str]:
@@ -162,7 +174,7 @@ def settings_in_words(study: Study) -> list[str]:
     return lines
 
 
-def _sentence(found: Comparison) -> str:
+def sentence(found: Comparison) -> str:
     seeds = f"{found.n} seed{'s' * (found.n > 1)}"
     text = f"{found.delta:+.2f} points ({seeds}"
     if not math.isnan(found.low):
@@ -233,35 +245,33 @@ def write(folder: Path, to: Path) -> str:
 
     Raises FileNotFoundError where the study has no records.
     """
-    from roadmap import picture
+    from roadmap import page, picture
 
     study = read_study(folder)
     worth = attribute(study)
-    shown, said = readable(study.table), notes(study)
+    shown, bad = readable(study.table), failures(study)
+    said = [*([WORTH_NOTE] if len(worth) else []), *notes(study), *settings_in_words(study), *agreement_in_words(study)]
     to.mkdir(parents=True, exist_ok=True)
     written = [to / f"roadmap.{kind}" for kind in ("csv", "md", "tex", "png", "svg")]
+    written.append(to / "index.html")
     study.table.to_csv(written[0], index=False, lineterminator="\n")
-    pages = [markdown(shown, [*said, *in_words(study)])]
+    texts = [markdown(shown, [*said, *bad, *in_words(study)])]
     title = f"{_all(study.records, 'data')} · base {_all(study.records, 'base')} · {study.name}"
     if len(worth):
         written.append(to / "attribution.csv")
         worth.to_csv(written[-1], index=False, lineterminator="\n")
         shown_worth = readable_worth(worth)
-        pages.insert(0, markdown(shown_worth, [WORTH_NOTE]))
-        said = [WORTH_NOTE, *said]
+        texts.insert(0, markdown(shown_worth, [WORTH_NOTE]))
         picture.draw_worth(worth, title, written[3:5])
     else:
         picture.draw(study.table, study.rows, title, written[3:5])
-    written[1].write_text("\n".join(pages), encoding="utf-8")
-    written[2].write_text(latex(shown, said), encoding="utf-8")
+    written[1].write_text("\n".join(texts), encoding="utf-8")
+    written[2].write_text(latex(shown, [*said, *bad]), encoding="utf-8")
+    page.write(written[5], title, study, worth, said)
     paths = "\n".join(f"  {path}" for path in written)
     tables = ([shown_worth.to_string(index=False)] if len(worth) else []) + [shown.to_string(index=False)]
-    text = "\n\n".join(tables)
-    return (
-        f"\n{text}\n\n"
-        + "\n".join([*said, *settings_in_words(study), *agreement_in_words(study)])
-        + f"\n\nreport:\n{paths}"
-    )
+    text = "\n\n".join(tables) + "\n\n" + "\n".join([*said, *bad])
+    return f"\n{text}\n\nreport:\n{paths}"
 
 
 WORTH_NOTE = (

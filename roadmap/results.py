@@ -254,8 +254,8 @@ def _tabulate(
 def _changed(row: Row, before: Row | None) -> str:
     """The paper's section of what sets the row apart from the one that it is compared with, else of its last change;
     2 for row 0, empty where the paper has no such change."""
-    differing = set(row.transforms) ^ set(before.transforms) if before is not None else set(row.transforms)
-    known = [name for name in road.order(list(differing)) if name in road.transforms()]
+    more, less = road.apart(row.transforms, before.transforms if before is not None else [])
+    known = [name for name in road.order([*more, *less]) if name in road.transforms()]
     here = {info["name"]: info["section"] for info in row.records[0]["transforms"]}
     if not known:
         return next(iter(reversed(here.values())), "2")

@@ -49,6 +49,15 @@ def ingredients() -> dict[str, Transform]:
     return {path.stem: _transform(path) for path in sorted((CONF / "ingredient").glob("*.yaml"))}
 
 
+def apart(names: list[str], others: list[str]) -> tuple[list[str], list[str]]:
+    """The transforms that only `names` has, and those that only `others` has; the enhanced recipe counts as its
+    ingredients beside single ones."""
+    if set(ingredients()) & {*names, *others}:
+        names, others = ([*some, *(ingredients() if "training_recipe" in some else ())] for some in (names, others))
+        names, others = ([name for name in some if name != "training_recipe"] for some in (names, others))
+    return [name for name in names if name not in others], [name for name in others if name not in names]
+
+
 def usable(names: list[str]) -> list[str]:
     """Those of `names` whose needs are among them."""
     while lacking := [name for name in names if not set(transforms()[name].needs) <= set(names)]:

@@ -88,6 +88,7 @@ def test_the_command_writes_all_files_and_says_where(tmp_path: Path) -> None:
     assert svg.startswith("<?xml") and "</svg>" in svg
     for kind in ("csv", "md", "tex", "png", "svg"):
         assert str(tmp_path / "told" / f"roadmap.{kind}") in done.stdout
+    assert str(tmp_path / "told" / "index.html") in done.stdout
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
