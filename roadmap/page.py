@@ -64,7 +64,7 @@ def write(path: Path, title: str, study: Study, worth: pd.DataFrame, said: list[
 
 def number(form: str, value: Any) -> str:
     """The value as people read it, a true minus included; empty where there is none."""
-    return "" if value is None or pd.isna(value) else form.format(value).replace("-", "−")
+    return "" if value is None or pd.isna(value) else form.format(value).replace("-", "−").replace("inf", "∞")
 
 
 class Column(NamedTuple):
@@ -79,7 +79,7 @@ class Column(NamedTuple):
 
     def sorts(self, line: Line) -> str:
         value = line.get(self.key)
-        return "" if value is None or pd.isna(value) else str(value)
+        return "" if value is None or pd.isna(value) else str(value).replace("inf", "Infinity")  # JavaScript's name
 
 
 def _form(form: str, scale: float = 1.0) -> Callable[[Any, Line], str]:

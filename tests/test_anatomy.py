@@ -14,7 +14,7 @@ from roadmap import anatomy, record, road
 from roadmap.anatomy import Layer
 from roadmap.config import compose_network
 from roadmap.drop_path import DropPath
-from roadmap.layers import LayerScale
+from roadmap.layers import GlobalResponseNorm, LayerScale
 from roadmap.network import Network
 from roadmap.spec import NetworkSpec, Norm, RunSpec
 
@@ -47,7 +47,8 @@ def describe(spec: NetworkSpec, name: str, module: nn.Module, w_in: int, w_out: 
         return replace(layer, kind="drop_path", value=module.rate)
     if isinstance(module, nn.Linear):
         return replace(layer, kind="linear", bias=module.bias is not None)
-    return replace(layer, kind=type(module).__name__.lower())
+    assert isinstance(module, GlobalResponseNorm)
+    return replace(layer, kind="grn")
 
 
 def built(spec: NetworkSpec, image_size: int) -> tuple[list[tuple[str, Layer]], list[int]]:

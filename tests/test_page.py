@@ -30,6 +30,7 @@ from roadmap.config import compose, compose_network
 from roadmap.designs import Layout
 from roadmap.results import read_study
 from roadmap.spec import RunSpec
+from tests.conftest import until
 from tests.test_report import write_run
 
 PHONE, DESKTOP = 390, 1280  # pixels
@@ -303,10 +304,10 @@ def test_steps_open_by_keyboard_and_by_link(browser: webdriver.Chrome, told: Pat
     summary = browser.switch_to.active_element
     assert summary.tag_name == "summary"
     summary.send_keys(Keys.ENTER)
-    assert [step.get_property("open") for step in steps] == [True] + [False] * (len(steps) - 1)
+    until(lambda: [step.get_property("open") for step in steps] == [True] + [False] * (len(steps) - 1))
     link = browser.find_element(By.LINK_TEXT, "kernel size → 7")
     link.send_keys(Keys.ENTER)
-    assert steps[9].get_property("open")
+    until(lambda: steps[9].get_property("open"))
     anchor = link.get_attribute("href")
     assert anchor is not None
     browser.get("about:blank")

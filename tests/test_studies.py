@@ -195,7 +195,7 @@ def test_two_sizes_in_one_study_are_set_side_by_side(tmp_path: Path) -> None:
     assert study.table["label"].tolist()[:2] == [
         f"{x} base.width_factor=1.0" for x in ("enhanced recipe", "increase width")
     ]
-    said = report.in_words(study)
+    said = report.settings_in_words(study)
     assert (
         "base.width_factor=1.0 and base.width_factor=2.0: 2 of 2 gains have the same sign; none is resolved in both."
         in said
