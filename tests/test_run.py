@@ -151,7 +151,7 @@ def test_the_study_end_to_end(command_line: CommandLine, tmp_path: Path) -> None
     done = command_line("+study=roadmap", *TINY, "seed=3")
     assert done.returncode == 0, done.stderr
     stations = [step for step in road.all_steps() if step != "resnextify"]
-    records = [json.loads(path.read_text()) for path in tmp_path.glob("experiments/roadmap/*/record.json")]
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("experiments/runs/*/record.json")]
     assert sorted((r["name"], r["seed"]) for r in records) == sorted((s, 3) for s in stations)
     table = pd.read_csv(tmp_path / "reports" / "roadmap" / "roadmap.csv")
     path = table[~table["variant"]]["step"].tolist()

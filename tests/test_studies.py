@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,8 @@ def test_studies_share_their_runs(command_line: CommandLine, tmp_path: Path) -> 
 
     known = manifest.read(tmp_path / "experiments" / "leave_one_out")
     assert known is not None and known.design == "leave_one_out" and len(known.runs) == 4
-    assert known.commands == [f"python run_roadmap.py +study=leave_one_out design.full=patchify_stem {' '.join(words)}"]
+    asked = ["python", "run_roadmap.py", "+study=leave_one_out", "design.full=patchify_stem", *words]
+    assert known.commands == [shlex.join(asked)]
     table = pd.read_csv(tmp_path / "reports" / "leave_one_out" / "roadmap.csv")
     labels = ["nothing left out", "without enhanced recipe", "without stage ratio", "without patchify stem"]
     assert table["label"].tolist() == labels
