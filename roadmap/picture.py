@@ -28,6 +28,7 @@ SECTIONS = {
     "2.5": ("large kernel", "#cc79a7"),
     "2.6": ("micro design", "#0072b2"),
 }
+REFERENCE = ("reference", "#777777")
 BEYOND = ("beyond the paper", "#d55e00")
 INK, FAINT = "#222222", "#d9d9d9"
 STYLE = {"font.size": 10, "axes.edgecolor": INK, "text.color": INK, "svg.hashsalt": "roadmap"}
@@ -101,7 +102,7 @@ def _draw_accuracy(axes: Any, table: pd.DataFrame, rows: list[Row]) -> None:
     left, right = max(0.0, low - 0.15 * span), min(100.0, high + 0.15 * span) if high < 100 else 100.0 + 0.01 * span
     beside = axes.get_yaxis_transform()
     for y, (line, values) in enumerate(zip(table.itertuples(), dots, strict=True)):
-        colour = _section(str(line.section))[1]
+        colour = _section(str(line.section), line.reference)[1]
         if line.n_seeds:
             hatch = {"hatch": "////", "facecolor": "white", "edgecolor": colour} if line.variant else {"color": colour}
             axes.barh(y, line.top1_mean - left, left=left, height=0.66, zorder=2, **hatch)
@@ -137,10 +138,11 @@ def _draw_paper(axes: Any, table: pd.DataFrame) -> None:
 
 
 def _draw_costs(axes: Any, table: pd.DataFrame) -> None:
-    path = table[~table["variant"]]
+    aside = table["variant"] | table["reference"]
+    path = table[~aside]
     unit, scale = ("GMACs", 1.0) if table["gmacs"].max() >= 1 else ("MMACs", 1e3)
     axes.plot(path["gmacs"] * scale, path.index, "-o", color=INK, markersize=4, linewidth=1.4, zorder=3)
-    variants = table[table["variant"]]
+    variants = table[aside]
     axes.plot(
         variants["gmacs"] * scale, variants.index, "o", color="white", markeredgecolor=INK, markersize=4, zorder=3
     )
@@ -157,12 +159,12 @@ def _draw_costs(axes: Any, table: pd.DataFrame) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _section(section: str) -> tuple[str, str]:
-    return SECTIONS.get(section, BEYOND)
+def _section(section: str, reference: bool = False) -> tuple[str, str]:
+    return REFERENCE if reference else SECTIONS.get(section, BEYOND)
 
 
 def _legend(table: pd.DataFrame) -> list[Any]:
-    seen = dict.fromkeys(_section(str(section)) for section in table["section"])
+    seen = dict.fromkeys(_section(str(line.section), line.reference) for line in table.itertuples())
     colours = dict.fromkeys(
         ("baseline, training", SECTIONS["2"][1]) if c == SECTIONS["2"][1] else (n, c) for n, c in seen
     )
