@@ -98,7 +98,7 @@ def test_so_it_is_in_other_bases_and_for_small_images(step: str, base: str, stem
 
 FREE = {
     "depthwise": (False, True), "inverted_bottleneck": (False, True), "fewer_activations": (False, True),
-    "fewer_norms": (False, True), "separate_downsampling": (False, True),
+    "fewer_norms": (False, True), "separate_downsampling": (False, True), "grn": (False, True),
 }  # fmt: skip
 
 

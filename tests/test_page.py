@@ -137,11 +137,14 @@ def test_columns_that_a_table_lacks_are_left_out_and_those_that_it_has_are_shown
     head = re.findall(r'<button type="button">([^<]*)</button></th>', text)
     assert {"95 % interval", "p (Holm)", "verdict", "seeds needed", "paper top-1"} <= set(head)
     assert "against stage ratio" not in text and "descriptive" in text
-    bare = replace(found, table=found.table.assign(paper_top1=float("nan"), p_holm=float("nan"), verdict=""))
+    needed = [17.0] * (len(found.rows) - 1) + [float("inf")]
+    table = found.table.assign(paper_top1=float("nan"), p_holm=float("nan"), verdict="", seeds_needed=needed)
+    bare = replace(found, table=table)
     page.write(tmp_path / "index.html", "title", bare, pd.DataFrame(), ["one & all"])
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     head = re.findall(r'<button type="button">([^<]*)</button></th>', text)
     assert "95 % interval" in head and not {"p (Holm)", "verdict", "paper top-1"} & set(head)
+    assert 'data-v="17.0">17</td>' in text and 'data-v="Infinity">∞</td>' in text
     assert '<p class="lede">one &amp; all</p>' in text
 
 
