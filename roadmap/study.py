@@ -68,6 +68,10 @@ class Sweeper(HydraSweeper):
         if LEADS:
             manifest.add(specs, self.layout)
         before = f", {len(jobs) - len(todo)} of them finished before (force=true repeats them)" if todo != jobs else ""
+        if self.layout.orders:
+            orders, steps = len(self.layout.orders), len(self.layout.orders[0])
+            networks = len({record.config_hash(spec) for spec in specs})
+            say(f"{orders} orders of {steps} steps (design.orders) take {networks} networks, {len(jobs)} runs")
         say(f"{specs[0].study}: {len(jobs)} runs below {Path(specs[0].out) / record.RUNS}{before}")
         lost: dict[Path, dict[str, Any]] = {}
         if todo and type(self.launcher).__name__ == "BasicLauncher":

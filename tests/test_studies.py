@@ -288,6 +288,8 @@ def test_each_study_end_to_end(
     done = command_line(f"+study={study}", *TINY, "seed=0", "save_weights=false", *words)
     assert done.returncode == 0, done.stderr
     assert f"{study}: {runs} runs" in done.stdout
+    told = f"2 orders of 3 steps (design.orders) take {runs} networks, {runs} runs"
+    assert (told in done.stdout) == (study == "attribution")
     content = json.loads((tmp_path / "experiments" / study / "study.json").read_text())
     assert len(content["runs"]) == runs
     table = pd.read_csv(tmp_path / "reports" / study / "roadmap.csv")
