@@ -10,7 +10,7 @@ import pandas as pd
 from roadmap import road, statistics
 from roadmap.results import Row, Study
 
-COLUMNS = ["transform", "label", "value", "low", "high", "p", "n_orders", "n_seeds", "setting", "section"]
+COLUMNS = ["transform", "label", "value", "low", "high", "n_orders", "n_seeds", "setting", "section"]
 
 
 def attribute(study: Study) -> pd.DataFrame:
@@ -34,6 +34,8 @@ def _of_setting(rows: Sequence[Row], orders: Sequence[list[str]]) -> list[dict[s
         return []
     used = {names for pair in whole for order in pair for names in _prefixes(order)}
     seeds = sorted(set.intersection(*(set(accuracies[names]) for names in used)))
+    if not seeds:
+        return []
     gains = {name: np.zeros((len(seeds), len(whole))) for name in whole[0][0]}
     for column, pair in enumerate(whole):
         for order in pair:
@@ -44,7 +46,7 @@ def _of_setting(rows: Sequence[Row], orders: Sequence[list[str]]) -> list[dict[s
     for name in road.order(list(gains)):
         found, transform = statistics.shapley(gains[name]), road.transforms()[name]
         line = {"transform": name, "label": transform.label, "value": found.mean, "low": found.low, "high": found.high}
-        line |= {"p": found.p, "n_orders": 2 * len(whole), "n_seeds": len(seeds)}
+        line |= {"n_orders": 2 * len(whole), "n_seeds": len(seeds)}
         lines.append(line | {"setting": rows[0].setting, "section": transform.section})
     return lines
 

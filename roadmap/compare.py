@@ -34,18 +34,22 @@ class Gain(NamedTuple):
     found: Comparison
 
 
-def gains(study: Study, setting: str | None = None) -> dict[str, Gain]:
-    """What each row of the study (under one setting) gained over the row that it is compared with, by name."""
-    several = len({row.setting for row in study.rows}) > 1
+Key = tuple[frozenset[str], frozenset[str], str]  # transforms of the row, of the one that it is compared with; setting
+
+
+def gains(study: Study, setting: str | None = None) -> dict[Key, Gain]:
+    """What each row of the study gained over the row that it is compared with; of one setting, told apart by it no
+    more."""
     found = {}
     for row, other, comparison in zip(study.rows, study.against, study.comparisons, strict=True):
         if comparison is not None and other is not None and setting in (None, row.setting):
-            name = f"{row.name} {row.setting}" if several and setting is None else row.name
-            found[name] = Gain(row.label, study.rows[other].label, comparison)
+            before = study.rows[other]
+            key = frozenset(row.transforms), frozenset(before.transforms), row.setting if setting is None else ""
+            found[key] = Gain(row.label, before.label, comparison)
     return found
 
 
-def beside(a: Mapping[str, Gain], b: Mapping[str, Gain]) -> pd.DataFrame:
+def beside(a: Mapping[Key, Gain], b: Mapping[Key, Gain]) -> pd.DataFrame:
     """One line for each comparison that both have; the columns are COLUMNS, gains in percent."""
     lines = []
     for name in a:

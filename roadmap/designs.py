@@ -40,10 +40,13 @@ def layout(design: DesignSpec) -> Layout:
         parts = list(road.ingredients())
         return Layout(_added([], parts) + _left_out(["training_recipe"], parts))
     full = _transforms("design.full", design.full)
+    start = _transforms("design.start", design.start)
+    base = start if design.name is Design.add_one_in else []
+    if not set(full) - set(base):
+        raise SpecError(f"design.full={design.full}: has no transform to take out or to add; give a later step")
     if design.name is Design.leave_one_out:
         return Layout(_left_out(full, full))
     if design.name is Design.add_one_in:
-        start = _transforms("design.start", design.start)
         return Layout(_added(start, [name for name in full if name not in start]))
     orders = sampled_orders(full, design.orders, design.order_seed)
     prefixes = (road.usable(order[:count]) for order in orders for count in range(len(full) + 1))

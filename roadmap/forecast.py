@@ -17,7 +17,7 @@ from roadmap.progress import duration
 def tell(jobs: Sequence[Job]) -> str:
     """A line for each run, and one for all; nothing is started or written."""
     known = _Times(jobs[0].spec.out)
-    lines, left, unknown, done = [], 0.0, 0, 0
+    lines, left, unknown, done = [], [], 0, 0
     for job in jobs:
         content = record.finished(job.spec)
         if content is not None:
@@ -25,20 +25,20 @@ def tell(jobs: Sequence[Job]) -> str:
             lines.append(f"  done   {duration(content['wall_seconds']):>8}  {job.title}: {describe(content)}")
             continue
         seconds = known.of(record.config_hash(job.spec), record.config_of(job.spec))
-        left, unknown = left + (seconds or 0.0), unknown + (seconds is None)
+        unknown += seconds is None
+        left += [] if seconds is None else [seconds]
         about = "?" if seconds is None else f"~{duration(seconds)}"
         lines.append(f"  to do  {about:>8}  {job.title}")
     where = placement(jobs)
-    todo = len(jobs) - done
-    lines.append(f"{jobs[0].spec.study}: {len(jobs)} runs, {done} done, {todo} to do")
-    if todo:
-        told = f"{duration(left)} of run time, {duration(left / where.at_once)} at {where.at_once} at once"
-        if unknown == todo:
-            told = "unknown before one run of this data, base and budget is done"
-        elif unknown:
-            told += f", and {unknown} runs of which nothing is known"
-        lines.append(f"time: {told}{known.source()}")
-        lines.append(f"cost: {_cost(left, where.gpus, where.threads)}" if unknown < todo else "cost: unknown, likewise")
+    lines.append(f"{jobs[0].spec.study}: {len(jobs)} runs, {done} done, {len(jobs) - done} to do")
+    if left:
+        wall = max(*left, sum(left) / where.at_once) if len(left) > 1 else left[0]
+        more = f", and {unknown} runs of which nothing is known" if unknown else ""
+        lines.append(f"time: {duration(sum(left))} of run time, {duration(wall)} at {where.at_once} at once{more}")
+        lines.append(f"cost: {_cost(sum(left), where.gpus, where.threads)}")
+        lines.append(f"by what {len(known.used)} records took, on {', '.join(sorted(known.devices))}")
+    elif unknown:
+        lines.append("time, cost: unknown before a run of this data, base and budget is done")
     return "\n".join(lines)
 
 
@@ -52,26 +52,25 @@ class _Times:
     """Seconds that completed runs took: the mean of a network's other seeds, else of its data, base and budget."""
 
     def __init__(self, out: str) -> None:
-        self.exact: dict[str, list[float]] = defaultdict(list)
-        self.alike: dict[str, list[float]] = defaultdict(list)
+        self.records: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.used: set[str] = set()
         self.devices: set[str] = set()
         for path in sorted((Path(out) / record.RUNS).glob("*/record.json")):
             content = record.read(path.parent)
             if content is not None and content["status"] == record.COMPLETED:
-                self.exact[content["config_hash"]].append(content["wall_seconds"])
-                self.alike[_kind(content["config"])].append(content["wall_seconds"])
-                self.devices.add(content["device"]["name"])
+                content["path"] = str(path)
+                for key in (content["config_hash"], _kind(content["config"])):
+                    self.records[key].append(content)
 
     def of(self, config_hash: str, config: dict[str, Any]) -> float | None:
-        for times in (self.exact.get(config_hash), self.alike.get(_kind(config))):
-            if times:
-                return mean(times)
-        return None
-
-    def source(self) -> str:
-        count = sum(map(len, self.exact.values()))
-        return f" (by {count} records here, of {', '.join(sorted(self.devices))})" if count else ""
+        found = self.records.get(config_hash) or self.records.get(_kind(config))
+        if not found:
+            return None
+        self.used |= {content["path"] for content in found}
+        self.devices |= {content["device"]["name"] for content in found}
+        return mean(content["wall_seconds"] for content in found)
 
 
 def _kind(config: dict[str, Any]) -> str:
-    return json.dumps([config["data"]["name"], config["base"]["name"], config["budget"]], sort_keys=True)
+    base = [config["base"][name] for name in ("name", "width_factor", "depth_factor")]
+    return json.dumps([config["data"]["name"], base, config["budget"]], sort_keys=True)

@@ -4,17 +4,23 @@ that a run that two studies need is trained once. Needs neither torch nor Hydra.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from roadmap import lock, record
 from roadmap.designs import Layout, Member
-from roadmap.spec import RunSpec
+from roadmap.spec import RunSpec, SpecError
 
 NAME = "study.json"
+
+
+# Words of a command that say which network, which seed, how it is called and computed: no setting of a comparison.
+NETWORK = ("step", "transform", "ingredient")
+NO_SETTING = (*NETWORK, *(name for name in record.ASIDE if name != "base"), "hydra")
 
 
 @dataclass(frozen=True)
@@ -23,36 +29,62 @@ class Manifest:
     design: str = "grid"
     layout: Layout = field(default_factory=Layout)
     commands: list[str] = field(default_factory=list)  # that asked for its runs
-    runs: list[str] = field(default_factory=list)  # names of their folders
+    runs: dict[str, list[str]] = field(default_factory=dict)  # name of the folder -> setting, as budget.epochs=3
 
 
 def read(folder: Path) -> Manifest | None:
-    """Of the study in `folder`; None where there is none that can be read."""
+    """Of the study in `folder`; None where there is none. Raises SpecError where it cannot be read."""
+    path = folder / NAME
+    if not path.exists():
+        return None
     try:
-        content = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         layout = content["layout"]
         content["layout"] = Layout([Member(**member) for member in layout["members"]], layout["orders"])
         return Manifest(**content)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SpecError(f"{path}: is no list of runs that can be read; mend it or take it away") from error
 
 
-def add(specs: Sequence[RunSpec], layout: Layout) -> None:
-    """Note that `specs`, of one study, belong to it, beside those that it had before."""
-    first = specs[0]
+def setting_of(words: Sequence[str]) -> list[str]:
+    """The words of a command that a comparison has to hold still."""
+    return [word for word in words if re.split(r"[.=/@]", word.lstrip("+~"))[0] not in NO_SETTING]
+
+
+def add(runs: Sequence[tuple[RunSpec, list[str]]], layout: Layout) -> None:
+    """Note that `runs` (spec and words), of one study, belong to it, beside those that it had before.
+
+    Raises SpecError where the study took another network apart before.
+    """
+    first = runs[0][0]
     folder = record.study_folder(first)
     with lock.hold(folder, wait=True):
-        before = read(folder) or Manifest(first.study)
-        runs = dict.fromkeys([*before.runs, *(record.run_name(spec) for spec in specs)])
+        try:
+            before = read(folder) or Manifest(first.study)
+            design, layout = _joined(before, first.design.name.value if layout.members else "grid", layout)
+        except SpecError:
+            lock.remove_empty(folder)
+            raise
+        settings = {record.run_name(spec): setting_of(words) for spec, words in runs}
         commands = dict.fromkeys([*before.commands, command_line()])
-        if not layout.members and before.design != "grid":  # a run added to a design by hand
-            layout, design = before.layout, before.design
-        else:
-            design = first.design.name.value
-        content = Manifest(first.study, design, layout, list(commands), list(runs))
+        content = Manifest(first.study, design, layout, list(commands), settings | before.runs)
+        content = replace(content, runs={name: content.runs[name] for name in [*before.runs, *settings]})
         text = json.dumps(asdict(content), indent=1, ensure_ascii=False) + "\n"
         if not (folder / NAME).exists() or (folder / NAME).read_text(encoding="utf-8") != text:
             record.write_bytes(folder / NAME, text.encode())
+
+
+def _joined(before: Manifest, design: str, layout: Layout) -> tuple[str, Layout]:
+    """One design for what was asked before and now; single runs may join any."""
+    if not layout.members or layout == before.layout:
+        return before.design, before.layout
+    if not before.runs:
+        return design, layout
+    longer, shorter = sorted((layout, before.layout), key=lambda found: -len(found.orders))
+    if before.design == design and shorter.orders and longer.orders[: len(shorter.orders)] == shorter.orders:
+        return design, longer
+    what = "takes another network apart" if before.design != "grid" else "is a study of another kind"
+    raise SpecError(f"study={before.study}: {what} already; give this one another name with study=NAME")
 
 
 def command_line() -> str:

@@ -85,10 +85,14 @@ def gains(table: int) -> dict[str, float]:
     return {after.step: after.top1 - before.top1 for before, after in pairwise(path)}
 
 
+def path(table: int) -> list[str]:
+    """The stations of the path, in order."""
+    return [row.step for row in rows(table) if row.adopted]
+
+
 def before(table: int) -> dict[str, str]:
     """The step before each step of the path."""
-    path = [row.step for row in rows(table) if row.adopted]
-    return {after: earlier for earlier, after in pairwise(path)}
+    return {after: earlier for earlier, after in pairwise(path(table))}
 
 
 def row(table: int | None, step: str) -> PaperRow | None:

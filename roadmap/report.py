@@ -132,25 +132,31 @@ def failures(study: Study) -> list[str]:
     return lines
 
 
+WHOM = {
+    "leave_one_out": "the network with nothing left out",
+    "add_one_in": "the network with nothing added",
+    "recipe": "“nothing added” for what is added, to “nothing left out” for what is left out",
+}
+
+
 def _how_compared(study: Study) -> list[str]:
-    table = study.table
-    other = set(table["against"]) - {""}
-    (whom,) = other if len(other) == 1 else ("the row before it on its path",)
-    if study.manifest.design == "recipe":
-        whom = "“nothing added” for what is added, to “nothing left out” for what is left out"
+    whom = WHOM.get(study.manifest.design, "the row before it on its path")
     lines = [
         f"gain: to {whom}, over the seeds that both have; its 95 % interval by bootstrap over seeds and test images"
         " together. p: exact paired permutation test over the seeds, Holm-adjusted over the study. gain or loss where"
         " that and the bootstrap, adjusted likewise, are at most 0.05: of twenty studies at most one has a false one."
     ]
-    pairs = table["n_pairs"].dropna()
-    least = table["smallest_p"].min()
+    pairs = study.table["n_pairs"].dropna()
+    least = study.table["smallest_p"].min()
     if not pd.isna(least):
         lines.append(f"With {int(pairs.max())} seeds the smallest p is {least:.2g} before Holm's adjustment.")
-    if pairs.min() < statistics.FEWEST:
-        lines.append(
-            f"Fewer than {statistics.FEWEST} seeds: descriptive; no difference here is shown to be more than noise."
-        )
+    few = f"Fewer than {statistics.FEWEST} seeds: descriptive"
+    if pairs.max() < statistics.FEWEST:
+        lines.append(f"{few}; no difference here is shown to be more than noise.")
+    elif pairs.min() < statistics.FEWEST:
+        lines.append(f"{few}, and no claim: so some rows.")
+    if study.table["p"].notna().any() and study.table["p_images"].isna().all():
+        lines.append("The correctness of single test images is not at hand; without it no difference is resolved.")
     return lines
 
 
@@ -181,12 +187,12 @@ def sentence(found: Comparison) -> str:
         text += f", 95 % interval {interval(found.low, found.high)}, p = {found.p_holm:.2g}"
     text += f"): {found.verdict}."
     if found.verdict not in (statistics.GAIN, statistics.LOSS):
-        if math.isinf(found.seeds_needed):
-            text += (
-                " More seeds alone would not resolve it: it takes more test images."
-                if found.delta
-                else " No difference."
-            )
+        if found.p_holm <= statistics.LEVEL < found.p_images_holm:
+            text += f" The choice of test images may explain it (p = {found.p_images_holm:.2g})."
+        if found.delta == 0:
+            text += " No difference."
+        elif math.isinf(found.seeds_needed):
+            text += " More seeds alone would not resolve it: it takes more test images, or is too small to tell."
         elif not math.isnan(found.seeds_needed):
             text += f" About {found.seeds_needed:.0f} seeds would resolve a difference of this size."
     return text
@@ -196,10 +202,9 @@ def agreement_in_words(study: Study) -> list[str]:
     """For each setting that holds a stretch of the road of Table 10 or 11."""
     lines = []
     for setting in dict.fromkeys(row.setting for row in study.rows):
-        found = agreement(study, setting)
+        table, found = agreement(study, setting)
         if found is None:
             continue
-        table = _paper_table(study)
         text = f"With the paper's Table {table}{f' ({setting})' if setting else ''}: "
         if found.steps:
             text += f"of the {found.steps} steps that it resolves itself, {found.same_sign} have its sign here"
@@ -215,25 +220,17 @@ def _percent(low: float, high: float) -> str:
     return "" if math.isnan(low) else f" (interval {low:.0%} to {high:.0%})"
 
 
-def agreement(study: Study, setting: str = "") -> statistics.Agreement | None:
-    """Of the road's gains with the paper's; None where the study holds less than three of its steps in a row."""
-    table = _paper_table(study)
-    if table is None or study.manifest.design != "grid":
-        return None
-    printed = paper.before(table)
-    gains = {}
-    for row, other in zip(study.rows, study.against, strict=True):
-        if row.setting == setting and other is not None and printed.get(row.name) == study.rows[other].name:
-            before = {content["seed"]: content["top1"] for content in study.rows[other].done}
-            pairs = [c["top1"] - before[c["seed"]] for c in row.done if c["seed"] in before]
-            if pairs:
-                gains[row.name] = statistics.array(pairs)
-    return statistics.agreement(gains, table)
-
-
-def _paper_table(study: Study) -> int | None:
-    table: int | None = study.records[0]["config"]["base"]["paper_table"]
-    return table
+def agreement(study: Study, setting: str = "") -> tuple[int | None, statistics.Agreement | None]:
+    """The number of the paper's table, and the agreement of the road's gains with it; None where the study is no road,
+    or holds less than three of its gains."""
+    rows = {row.name: row for row in study.rows if row.setting == setting and row.done}
+    if study.manifest.design != "grid" or not rows:
+        return None, None
+    table = next(iter(rows.values())).records[0]["config"]["base"]["paper_table"]
+    if table is None:
+        return None, None
+    path = {name: statistics.array(rows[name].top1) for name in paper.path(table) if name in rows}
+    return table, statistics.agreement(path, table)
 
 
 def _all(records: Records, key: str) -> str:
@@ -298,7 +295,15 @@ def latex(shown: pd.DataFrame, said: list[str]) -> str:
 
 def _tex(text: str) -> str:
     signs = {"\\": r"\textbackslash{}", "%": r"\%", "&": r"\&", "#": r"\#", "_": r"\_", "→": r"$\rightarrow$"}
-    signs |= {"±": r"$\pm$", "–": "--", "{": r"\{", "}": r"\}", "$": r"\$", "~": r"\textasciitilde{}"}
+    signs |= {
+        "±": r"$\pm$",
+        "–": "--",
+        "{": r"\{",
+        "}": r"\}",
+        "$": r"\$",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+    }
     return "".join(signs.get(sign, sign) for sign in text)
 
 
@@ -312,7 +317,7 @@ def main(arguments: list[str] | None = None) -> None:
     if len(options.study) > 2:
         parser.error("give one study, or two to compare them")
     names = [folder.resolve().name for folder in options.study]
-    to = options.to or Path("reports") / "-and-".join(dict.fromkeys(names))
+    to = options.to or Path("reports") / "-and-".join(names)
     try:
         if len(names) == 2:
             print(compare.write(options.study[0], options.study[1], to))

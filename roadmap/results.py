@@ -6,6 +6,8 @@ Rows are networks, in the order of the road; the seeds of one network under one 
 from __future__ import annotations
 
 import math
+import re
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +24,8 @@ from roadmap.statistics import Comparison
 COLUMNS = [
     "step", "label", "n_seeds", "top1_mean", "top1_std", "delta", "params", "gmacs", "images_per_second",
     "paper_top1", "paper_gmacs", "status",
-    "against", "delta_low", "delta_high", "n_pairs", "p", "p_holm", "smallest_p", "verdict", "seeds_needed",
+    "against", "delta_low", "delta_high", "n_pairs", "p", "p_holm", "p_images", "p_images_holm", "smallest_p",
+    "verdict", "seeds_needed",
     "top1_low", "top1_high", "top5_mean", "loss_mean", "wall_seconds", "peak_memory_mib",
     "n_failed", "n_diverged", "variant", "reference", "beyond", "section",
 ]  # fmt: skip
@@ -84,7 +87,8 @@ def read_study(folder: Path) -> Study:
     for place in places:
         content = record.read(place)
         if content is not None:
-            found.append(content | {"correct": _correct(place, content)})
+            own = manifest.setting_of(shlex.split(content["command"])[2:]) if known is None else known.runs[place.name]
+            found.append(content | {"correct": _correct(place, content), "setting": own})
     if not found:
         raise FileNotFoundError(f"{folder}: holds no records of runs")
     return analyse(folder.resolve().name, known or manifest.Manifest(folder.resolve().name), found, len(places))
@@ -127,51 +131,32 @@ def _rows(records: Records, members: dict[frozenset[str], Member]) -> list[Row]:
         in_paper = paper.position(first["config"]["base"]["paper_table"], first["name"])
         in_design = places.get(frozenset(row.transforms), len(places)) if _labelled(members) else 0
         reference = first["transforms"][-1]["reference"] if first["transforms"] else False
-        return row.setting, reference, in_design, len(first["transforms"]), in_paper, first["name"]
+        return _natural(row.setting), reference, in_design, len(first["transforms"]), in_paper, first["name"]
 
     return sorted(rows, key=place)
+
+
+def _natural(text: str) -> list[str | float]:
+    """For sorting: numbers as numbers."""
+    return [float(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", text))]
 
 
 def _labelled(members: dict[frozenset[str], Member]) -> bool:
     return any(member.label for member in members.values())
 
 
-def _settings(groups: list[Records]) -> dict[str, str]:
-    """What sets rows of the same step apart, as `budget.epochs=3`, by config hash; empty where a step has one row."""
-    by_name: dict[str, Records] = defaultdict(list)
-    for group in groups:
-        by_name[group[0]["name"]].append(group[0])
-    apart: set[str] = set()
-    flat = {group[0]["config_hash"]: _flatten(group[0]["config"]) for group in groups}
-    for same in by_name.values():
-        configs = [flat[content["config_hash"]] for content in same]
-        for path in sorted({path for config in configs for path in config}):
-            if len({repr(config.get(path)) for config in configs}) > 1:
-                apart.add(path)
-    # Of settings that follow from one another the names suffice: a base makes widths, a dataset sizes and epochs.
-    follow: dict[str, tuple[str, ...]] = {
-        "base.name": ("base.", "network.", "recipe."),
-        "base.width_factor": ("network.",),
-        "base.depth_factor": ("network.",),
-        "data.name": ("data.", "network.", "budget."),
-    }
-    follow |= {"recipe.name": ("recipe.", "network."), "budget.name": ("budget.",)}
-    names = [path for path in follow if path in apart]
-    made = tuple(prefix for path in names for prefix in follow[path])
-    shown = names + sorted(path for path in apart if path not in names and not path.startswith(made))
-    aside = tuple(f"{name}." for name in record.ASIDE if name != "base")
-    shown = [p for p in shown if p not in (*record.ASIDE, "base.start_width") and not p.startswith(aside)]
-    return {key: " ".join(f"{path}={config.get(path)}" for path in shown) for key, config in flat.items()}
-
-
-def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and key != "transforms":
-            flat |= _flatten(value, f"{prefix}{key}.")
-        elif key != "transforms":
-            flat[prefix + key] = value
-    return flat
+def _settings(groups: Sequence[Records]) -> dict[str, str]:
+    """What was asked of a row that was not asked of all, as `budget.epochs=3`, by config hash."""
+    asked = {group[0]["config_hash"]: group[0]["setting"] for group in groups}
+    common = set.intersection(*map(set, asked.values()))
+    settings = {key: " ".join(word for word in words if word not in common) for key, words in asked.items()}
+    seen: set[tuple[str, str]] = set()
+    for group in groups:  # the same words meant something else before, as after a preset was changed
+        key = group[0]["config_hash"]
+        if (group[0]["name"], settings[key]) in seen:
+            settings[key] = f"{settings[key]} config={key}".strip()
+        seen.add((group[0]["name"], settings[key]))
+    return settings
 
 
 def _against(row: Row, rows: Sequence[Row], known: manifest.Manifest) -> int | None:
@@ -189,9 +174,11 @@ def _against(row: Row, rows: Sequence[Row], known: manifest.Manifest) -> int | N
 
 
 def _scores(after: Row, before: Row) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-    """Seed -> score on each image, of both; of each only the accuracy where not all have the same images."""
+    """Seed -> score on each image, of both; the accuracy alone where a run's images are not at hand, or not the same
+    as the others'."""
     found = [{content["seed"]: content["correct"] for content in row.done} for row in (after, before)]
-    if len({scores.shape for side in found for scores in side.values()}) > 1:
+    seeds = sorted(found[0].keys() & found[1].keys())
+    if len({side[seed].shape for side in found for seed in seeds}) > 1:
         found = [{seed: scores.mean(keepdims=True) for seed, scores in side.items()} for side in found]
     return found[0], found[1]
 
@@ -243,7 +230,7 @@ def _tabulate(
         }
         if comparison is not None:
             line |= {"n_pairs": comparison.n, "delta_low": comparison.low, "delta_high": comparison.high}
-            for name in ("delta", "p", "p_holm", "smallest_p", "verdict", "seeds_needed"):
+            for name in ("delta", "p", "p_holm", "p_images", "p_images_holm", "smallest_p", "verdict", "seeds_needed"):
                 line[name] = getattr(comparison, name)
         lines.append(line)
     table = pd.DataFrame(lines, columns=COLUMNS)

@@ -69,8 +69,7 @@ def _answer(verdict: dict[str, Any] | lock.Busy) -> dict[str, Any]:
 
 def _run(spec: RunSpec, command: str, title: str, folder: Path) -> dict[str, Any]:
     content = record.start(spec, command)
-    started = time.time()
-    content["started_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
+    content["started_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     outcome = Outcome()
     training: Training | None = None
     try:
@@ -96,7 +95,7 @@ def _run(spec: RunSpec, command: str, title: str, folder: Path) -> dict[str, Any
         else:
             distributed.tell_failure(reason)
         outcome.evaluation = None
-    content |= outcome.measured() | {"wall_seconds": time.time() - started}
+    content |= outcome.measured() | {"wall_seconds": outcome.wall_seconds}
     if distributed.world().leads:
         if training is not None and outcome.evaluation is not None:
             record.write_bytes(folder / "correct.npy", _bytes(outcome.evaluation.correct))

@@ -235,7 +235,7 @@ class DesignSpec:
     name: Design = Design.grid
     full: str = "separate_downsampling"  # the step that is taken apart, or put together
     start: str = "training_recipe"  # the step that `add_one_in` adds to
-    orders: int = 4  # attribution: sampled orders of the transforms, each with its opposite
+    orders: int = 8  # attribution: sampled orders of the transforms, each with its opposite
     order_seed: int = 0
 
 

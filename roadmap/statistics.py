@@ -24,6 +24,7 @@ LEVEL = 1 - CONFIDENCE  # of all false verdicts of a study together
 POWER = 0.8  # with which `seeds_needed` would resolve the difference seen
 FEWEST = 5  # with fewer seeds a table describes and claims nothing
 RESAMPLES = 2000  # of a bootstrap
+STUDIES = 400  # simulated for one power
 MOST_SEEDS = 10**4  # a need above is told as infinite
 PERMUTATIONS = 2**14  # up to 14 seeds all sign flips are tried; above, so many
 GAIN, LOSS, NOT_RESOLVED, DESCRIPTIVE = "gain", "loss", "not resolved", "descriptive"
@@ -43,11 +44,12 @@ class Comparison:
     low: float  # interval, see `difference`
     high: float
     p: float  # exact paired permutation test over the seeds
-    p_joint: float  # of the interval: seeds and test images drawn anew
+    p_images: float  # of the interval: seeds and test images drawn anew; not a number without single images
     smallest_p: float  # that `p` can be at this n
     deviation: float  # of the difference between seeds
     image_error: float  # standard error that no number of seeds takes away: of the test images
     p_holm: float = math.nan
+    p_images_holm: float = math.nan
     verdict: str = NOT_RESOLVED
     seeds_needed: float = math.nan  # infinite where only more test images would help
 
@@ -123,12 +125,22 @@ def compare(after: Mapping[int, Array], before: Mapping[int, Array]) -> Comparis
         nan = math.nan
         return Comparison(0, nan, nan, nan, nan, nan, nan, nan, nan)
     cells = np.stack([after[seed] - before[seed] for seed in seeds])
-    found, rows = difference(cells), cells.mean(1)
-    n = len(seeds)
+    found, rows, n = difference(cells), cells.mean(1), len(seeds)
     exact = p_permutation(rows) if n > 1 else math.nan
     deviation = float(rows.std(ddof=1)) if n > 1 else math.nan
-    least = max(2 / 2**n, 2 / PERMUTATIONS) if n > 1 else math.nan
-    return Comparison(n, found.mean, found.low, found.high, exact, found.p, least, deviation, found.column_error)
+    least = 2 / 2**n if 2**n <= PERMUTATIONS else 2 / (PERMUTATIONS + 1)
+    of_images = found.p if cells.shape[1] > 1 else math.nan
+    return Comparison(
+        n,
+        found.mean,
+        found.low,
+        found.high,
+        exact,
+        of_images,
+        least if n > 1 else math.nan,
+        deviation,
+        found.column_error,
+    )
 
 
 def p_permutation(differences: Array) -> float:
@@ -151,15 +163,15 @@ def decide(comparisons: Sequence[Comparison]) -> list[Comparison]:
     the one of the interval, without which a lucky choice of test images would count as a gain. A study's chance of any
     false verdict is at most 5 %.
     """
-    p_seeds, p_joint = (_holm([getattr(c, name) for c in comparisons]) for name in ("p", "p_joint"))
+    p_seeds, p_images = (_holm([getattr(c, name) for c in comparisons]) for name in ("p", "p_images"))
     family = sum(not math.isnan(c.p) for c in comparisons)
     decided = []
-    for comparison, holm, joint in zip(comparisons, p_seeds, p_joint, strict=True):
-        verdict = NOT_RESOLVED if comparison.n >= FEWEST else DESCRIPTIVE
-        if verdict == NOT_RESOLVED and holm <= LEVEL and joint <= LEVEL:
+    for comparison, seeds, images in zip(comparisons, p_seeds, p_images, strict=True):
+        verdict = NOT_RESOLVED if comparison.n >= FEWEST else DESCRIPTIVE if comparison.n else ""
+        if verdict == NOT_RESOLVED and seeds <= LEVEL and images <= LEVEL:
             verdict = GAIN if comparison.delta > 0 else LOSS
         needed = seeds_needed(comparison, family)
-        decided.append(replace(comparison, p_holm=holm, verdict=verdict, seeds_needed=needed))
+        decided.append(replace(comparison, p_holm=seeds, p_images_holm=images, verdict=verdict, seeds_needed=needed))
     return decided
 
 
@@ -175,27 +187,42 @@ def _holm(p: list[float]) -> list[float]:
 
 def seeds_needed(comparison: Comparison, family: int) -> float:
     """Seeds with which a true difference of the size seen would get its verdict in four of five studies, among `family`
-    comparisons at Holm's strictest level; infinite where the test images alone leave it open."""
-    from statsmodels.stats.power import TTestPower
-
+    comparisons at Holm's strictest level; infinite where more seeds alone would not do."""
     if math.isnan(comparison.p):
         return math.nan
-    level = LEVEL / family
-    if abs(comparison.delta) <= stats.norm.ppf(1 - level / 2) * comparison.image_error or comparison.delta == 0:
+    if comparison.delta == 0 or _power(comparison, MOST_SEEDS, LEVEL / family) < POWER:
         return math.inf
-    exact = math.ceil(math.log2(2 / level))  # fewer cannot reach the level: 2 / 2 ** n
-    if comparison.deviation == 0:
-        return exact
-    effect = abs(comparison.delta) / comparison.deviation
-    counts = range(exact, MOST_SEEDS)
-    place = bisect_left(counts, POWER, key=lambda n: float(TTestPower().power(effect, n, level)))
-    return counts[place] if place < len(counts) else math.inf
+    counts = range(2, MOST_SEEDS)
+    return counts[bisect_left(counts, POWER, key=lambda n: _power(comparison, n, LEVEL / family))]
+
+
+def _power(seen: Comparison, n: int, level: float) -> float:
+    """The share of simulated studies of `n` seeds, each with other test images, in which both tests reach `level`."""
+    if 2 / 2 ** min(n, 60) > level:
+        return 0.0
+    generator = np.random.default_rng(0)
+    shift = abs(seen.delta) + seen.image_error * generator.standard_normal(STUDIES)
+    if 2**n <= PERMUTATIONS:
+        seeds = shift + seen.deviation * generator.standard_normal((n, STUDIES))
+        means, spread = seeds.mean(0), seeds.std(0, ddof=1)
+        signs = 1 - 2 * (
+            (np.arange(2 ** (n - 1))[:, None] >> np.arange(n)) & 1
+        )  # of each sum the opposite has its size
+        as_large = np.abs(signs @ seeds) >= n * np.abs(means) - 1e-9
+        by_seeds = as_large.mean(0) <= level
+    else:  # Student's test, which the permutations come to
+        means = shift + seen.deviation / math.sqrt(n) * generator.standard_normal(STUDIES)
+        spread = seen.deviation * np.sqrt(generator.chisquare(n - 1, STUDIES) / (n - 1))
+        by_seeds = 2 * stats.t.sf(np.abs(means) / np.maximum(spread / math.sqrt(n), TINY), n - 1) <= level
+    error = np.maximum(np.hypot(spread / math.sqrt(n), seen.image_error), TINY)
+    return float((by_seeds & (2 * stats.norm.sf(means / error) <= level)).mean())
 
 
 def shapley(gains: Array) -> Difference:
     """What a transform is worth whatever the order: the mean of its gains (seeds, pairs of opposite orders), with the
-    interval for other seeds and other orders."""
-    return difference(gains)
+    interval for other seeds and other orders; one pair gives none."""
+    found = difference(gains)
+    return found if gains.shape[1] > 1 else replace(found, low=math.nan, high=math.nan)
 
 
 @dataclass(frozen=True)
@@ -212,35 +239,37 @@ class Agreement:
     tau_high: float
 
 
-def agreement(gains: Mapping[str, Array], table: int) -> Agreement | None:
-    """Of the gains (per seed) of the road's steps with those that the paper's Table 10 or 11 prints.
+def agreement(accuracies: Mapping[str, Array], table: int) -> Agreement | None:
+    """Of the gains along the paper's path with those that its Table 10 or 11 prints; step -> accuracy of each seed.
 
-    Intervals by bootstrap over the seeds. None with fewer than three steps.
+    A gain is that over the step before, where both are at hand. Intervals by bootstrap over the seeds of each step,
+    scaled for their number. None with fewer than three gains.
     """
-    printed = paper.gains(table)
-    steps = [step for step in printed if step in gains]
+    printed, before = paper.gains(table), paper.before(table)
+    steps = [step for step in printed if step in accuracies and before[step] in accuracies]
     if len(steps) < 3:
         return None
-    resolved = [step for step in steps if step in resolved_by_paper(table)]
-    theirs = np.array([printed[step] for step in steps])
-    marked = np.array([step in resolved for step in steps])
+    theirs = array([printed[step] for step in steps])
+    marked = np.array([step in resolved_by_paper(table) for step in steps])
 
-    def scores(mine: Array) -> tuple[float, float]:
+    def scores(means: Mapping[str, float]) -> tuple[float, float]:
+        mine = array([means[step] - means[before[step]] for step in steps])
         same = np.sign(mine[marked]) == np.sign(theirs[marked])
-        return float(same.mean()) if marked.any() else math.nan, float(stats.kendalltau(mine, theirs).statistic)
+        tau = float(stats.kendalltau(mine, theirs).statistic) if np.ptp(mine) > 0 else 0.0
+        return float(same.mean()) if marked.any() else math.nan, tau
 
-    generator = np.random.default_rng(0)
-    own = scores(np.array([gains[step].mean() for step in steps]))
-    drawn = [
-        scores(np.array([generator.choice(gains[step], len(gains[step])).mean() for step in steps]))
-        for _ in range(RESAMPLES // 2)
-    ]
-    ends = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    sign, tau = NONE, NONE
-    if all(len(gains[step]) > 1 for step in steps):
-        sign, tau = (tuple(np.quantile(column, ends)) for column in zip(*drawn, strict=True))
-    same = round(own[0] * len(resolved)) if resolved else 0
-    return Agreement(len(resolved), same, sign[0], sign[1], len(steps), own[1], tau[0], tau[1])
+    def another(values: Array) -> float:
+        scale = math.sqrt(len(values) / (len(values) - 1))
+        return float(values.mean() + scale * (generator.choice(values, len(values)).mean() - values.mean()))
+
+    share, tau = scores({step: values.mean() for step, values in accuracies.items()})
+    sign, taus, generator = NONE, NONE, np.random.default_rng(0)
+    if all(len(values) > 1 for values in accuracies.values()):
+        drawn = [scores({s: another(values) for s, values in accuracies.items()}) for _ in range(RESAMPLES // 2)]
+        ends = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+        sign, taus = (tuple(np.quantile(column, ends)) for column in zip(*drawn, strict=True))
+    count = int(marked.sum())
+    return Agreement(count, round(share * count) if count else 0, *sign, len(steps), tau, *taus)
 
 
 def resolved_by_paper(table: int) -> set[str]:

@@ -33,9 +33,7 @@ from roadmap.data.catalogue import fetch
 from roadmap.launchers import in_folder, launch
 from roadmap.processes import Job, context, describe, listen, run_here
 from roadmap.progress import LEADS, TEAM, say
-from roadmap.spec import DesignSpec, RunSpec, SpecError
-
-NETWORK = ("+step=", "+transform=", "+ingredient=")  # what a reference network stands in the place of
+from roadmap.spec import Design, DesignSpec, RunSpec, SpecError
 
 
 class RunFailed(Exception):
@@ -66,7 +64,7 @@ class Sweeper(HydraSweeper):
             return
         todo = _team_agrees(_prepare, jobs)
         if LEADS:
-            manifest.add(specs, self.layout)
+            manifest.add([(job.spec, job.words) for job in jobs], self.layout)
         before = f", {len(jobs) - len(todo)} of them finished before (force=true repeats them)" if todo != jobs else ""
         if self.layout.orders:
             orders, steps = len(self.layout.orders), len(self.layout.orders[0])
@@ -98,6 +96,13 @@ class Sweeper(HydraSweeper):
         parsed = OverridesParser.create(config_loader=self.loader).parse_overrides([*params, *arguments])
         self.layout = designs.layout(cast(DesignSpec, OmegaConf.to_object(self.config.design)))
         networks = [designs.words(member.transforms) for member in self.layout.members] or [[]]
+        named = tuple(f"+{group}=" for group in manifest.NETWORK)
+        own = next((word for word in [*params, *arguments] if word.startswith(named)), None)
+        if self.layout.members and own is not None:
+            design = self.config.design.name.value
+            raise SpecError(
+                f"{own}: design.name={design} chooses the networks itself; design.full=STEP gives it another"
+            )
         unique: dict[Path, Job] = {}
         composed: dict[tuple[str, ...], RunSpec] = {}
 
@@ -115,7 +120,7 @@ class Sweeper(HydraSweeper):
             for network in networks:
                 add([*network, *swept])
             if self.config.reference is not None:
-                others = [word for word in swept if not word.startswith(NETWORK)]
+                others = [word for word in swept if not word.startswith(named)]
                 add([*designs.reference(self.config.reference), *others])
         if not unique:
             raise HydraException("the sweep is empty: a glob(...) matched nothing")
@@ -181,6 +186,9 @@ def run_alone(job: Job) -> None:
         raise SpecError(
             f"reference={job.spec.reference}: goes with a study; alone it is +transform={job.spec.reference}"
         )
+    if job.spec.design.name is not Design.grid:
+        name = job.spec.design.name.value
+        raise SpecError(f"design.name={name}: goes with a study, as +study={name}")
     if job.spec.plan:
         say(forecast.tell([job]))
         return
@@ -197,7 +205,7 @@ def run_alone(job: Job) -> None:
         content = run(job.spec, job.command, wait=True)
         say(f"{job.title}: {describe(content)}")
     if LEADS:
-        manifest.add([job.spec], designs.Layout())
+        manifest.add([(job.spec, job.words)], designs.Layout())
     say(f"record: {folder / 'record.json'}")
     if content["status"] != record.COMPLETED:
         raise RunFailed(f"{job.title}: {content['status']}")

@@ -46,6 +46,13 @@ class Outcome:
     processes: int = 1
     peak_memory_mib: float = 0.0
     unreadable: list[str] = field(default_factory=list)  # training images that were left out
+    earlier_seconds: float = 0.0  # wall clock of the sessions before this one
+    began: float = field(default_factory=time.time)
+
+    @property
+    def wall_seconds(self) -> float:
+        """Of all sessions; what a killed one did after its last checkpoint does not count."""
+        return self.earlier_seconds + time.time() - self.began
 
     @property
     def images_per_second(self) -> float | None:
@@ -259,7 +266,9 @@ class Training:
         self.saved_at = time.monotonic()
 
     def _state(self, loss: Tensor) -> dict[str, Any]:
-        outcome = {f.name: getattr(self.outcome, f.name) for f in fields(self.outcome) if f.name != "evaluation"}
+        aside = ("evaluation", "began")
+        outcome = {f.name: getattr(self.outcome, f.name) for f in fields(self.outcome) if f.name not in aside}
+        outcome["earlier_seconds"] = self.outcome.wall_seconds
         evaluation = None
         if self.outcome.evaluation is not None:
             evaluation = asdict(self.outcome.evaluation)
@@ -293,7 +302,7 @@ class Training:
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
             what = f"{folder / checkpoint.NAME}: was written by another version of this code; remove it to begin anew"
             raise SpecError(what) from error
-        for name in ("curve", "train_seconds", "train_images", "unreadable"):
+        for name in ("curve", "train_seconds", "train_images", "unreadable", "earlier_seconds"):
             setattr(self.outcome, name, getattr(before, name))
         if state["evaluation"] is not None:
             correct = np.asarray(state["evaluation"]["correct"])

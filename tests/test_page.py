@@ -63,7 +63,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
             specs.append(compose(*words, f"out={folder}"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "orig_argv", ["python", "run_roadmap.py", "+study=roadmap", "seed=0,1"])
-        manifest.add(specs, Layout())
+        manifest.add([(spec, []) for spec in specs], Layout())
     report.write(folder / "roadmap", folder / "told")
     return folder / "told" / "index.html"
 

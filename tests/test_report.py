@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -31,7 +32,10 @@ def write_run(folder: Path, top1: float | None, *words: str, status: str = "comp
         "unreadable": {},
     }
     content |= {"device": {"name": "a processor", "precision": "fp32", "threads": 1}} | more
-    record.write(record.run_folder(spec), content)
+    place = record.run_folder(spec)
+    record.write(place, content)
+    if top1 is not None:
+        np.save(place / "correct.npy", np.arange(10_000) < round(100 * top1))
 
 
 def make_study(folder: Path) -> Path:
@@ -105,8 +109,8 @@ def test_rows_of_one_step_under_two_settings_are_told_apart(tmp_path: Path) -> N
             write_run(tmp_path, 50.0 + width + len(step), f"+step={step}", f"network.width={width}")
     table = read_study(tmp_path / "runs").table
     assert table["step"].tolist() == [
-        "baseline network.width=16", "training_recipe network.width=16",
         "baseline network.width=8", "training_recipe network.width=8",
+        "baseline network.width=16", "training_recipe network.width=16",
     ]  # fmt: skip
     assert table["delta"].tolist()[1::2] == [7.0, 7.0]
 
@@ -119,7 +123,7 @@ def test_two_bases_and_two_datasets_make_two_roads_each(tmp_path: Path) -> None:
     study = read_study(tmp_path / "runs")
     table = study.table
     assert table["step"].tolist()[:2] == [
-        f"{step} base.name=micro data.name=digits" for step in ("training_recipe", "stage_ratio")
+        f"{step} base=micro data=digits" for step in ("training_recipe", "stage_ratio")
     ]
     assert table["delta"].dropna().tolist() == [1.0] * 8
     assert report.notes(study)[0].startswith("Study runs: digits, fashion_mnist, base micro, nano, ")

@@ -114,7 +114,7 @@ def test_a_sweep_with_a_diverging_run_goes_on_and_reports_it(command_line: Comma
     assert "the loss is" in bad["error"] and bad["top1"] is None
     table = pd.read_csv(tmp_path / "told" / "runs" / "roadmap.csv")
     assert table["step"].tolist() == [
-        "baseline recipe.lr=0.01", "gelu recipe.lr=0.01", "baseline recipe.lr=1e+30", "gelu recipe.lr=1e+30",
+        "baseline recipe.lr=0.01", "gelu recipe.lr=0.01", "baseline recipe.lr=1e30", "gelu recipe.lr=1e30",
     ]  # fmt: skip
     assert table["status"].tolist() == ["completed"] * 2 + ["diverged"] * 2
     assert table["n_seeds"].tolist() == [2, 2, 0, 0]
@@ -233,7 +233,9 @@ def test_chance_is_divergence_unless_allowed(tmp_path: Path, monkeypatch: pytest
     content = run.run(compose(*words, "budget.allow_chance=false"))
     assert content["status"] == "diverged" and content["top1"] < 25
     assert "always saying one class" in content["error"] and "(epoch 2, step 4)" in content["error"]
-    study = analyse("chance", Manifest("chance"), [content | {"correct": np.array([content["top1"]])}], 1)
+    study = analyse(
+        "chance", Manifest("chance"), [content | {"correct": np.array([content["top1"]]), "setting": []}], 1
+    )
     table = pd.read_csv(io.StringIO(study.table.to_csv()))
     assert table[["n_seeds", "n_diverged", "status"]].to_numpy().tolist() == [[0, 1, "diverged"]]
 

@@ -89,6 +89,8 @@ def test_sampled_orders_come_with_their_opposites() -> None:
         (["design.full=gelo"], "design.full=gelo: no such step; there are baseline, training_recipe"),
         (["design.orders=3"], "design.orders=3: must be a positive even number: each order comes with its opposite"),
         (["reference=swim"], "reference=swim: no such network; there are swin, or null"),
+        (["design.full=baseline"], "design.full=baseline: has no transform to take out or to add; give a later step"),
+        (["+step=gelu"], "+step=gelu: design.name=leave_one_out chooses the networks itself; design.full=STEP gives"),
     ],
 )
 def test_mistakes_in_a_study_are_one_line(
@@ -124,7 +126,7 @@ def test_a_plan_starts_nothing_and_needs_no_torch(tmp_path: Path, monkeypatch: p
     words = ("+study=leave_one_out", "seed=0,1", "plan=true", "device=cpu", "data=digits")
     out, err = background(*words, PYTHONPATH=str(tmp_path)).communicate(timeout=100)
     assert "leave_one_out: 28 runs, 0 done, 28 to do" in out, err
-    assert "time: unknown before one run of this data, base and budget is done" in out
+    assert "time, cost: unknown before a run of this data, base and budget is done" in out
     assert out.count("to do         ?") == 28
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sitecustomize.py"]
 
@@ -132,8 +134,10 @@ def test_a_plan_starts_nothing_and_needs_no_torch(tmp_path: Path, monkeypatch: p
     out, err = background(*words, "parallel=3", PYTHONPATH=str(tmp_path)).communicate(timeout=100)
     assert "leave_one_out: 28 runs, 1 done, 27 to do" in out, err
     assert "done       0:30  separate_downsampling seed=0: top-1 90.00 %" in out
-    assert "time: 13:30 of run time, 4:30 at 3 at once (by 1 records here, of a processor)" in out
-    assert "cost: 0.23 core-hours" in out
+    assert "time: 13:30 of run time, 4:30 at 3 at once\ncost: 0.23 core-hours" in out
+    assert "by what 1 records took, on a processor" in out
+    out, _ = background("+step=gelu", "plan=true", "parallel=8").communicate(timeout=100)
+    assert "time: 0:30 of run time, 0:30 at 8 at once" in out  # one run is no faster for that
     assert not (tmp_path / "reports").exists() and not (tmp_path / "experiments" / "leave_one_out").exists()
 
 
@@ -170,13 +174,33 @@ def test_studies_share_their_runs(command_line: CommandLine, tmp_path: Path) -> 
 def test_a_study_grows_by_later_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "orig_argv", ["python", "-u", "run_roadmap.py", "+study=roadmap", "a b"])
     specs = [compose(f"+step={step}", f"out={tmp_path}", "study=mine") for step in ("baseline", "gelu", "layer_norm")]
-    manifest.add(specs[:2], Layout())
-    manifest.add(specs[1:], Layout())
+    manifest.add([(spec, ["seed=0"]) for spec in specs[:2]], Layout())
+    manifest.add([(spec, ["budget.epochs=3"]) for spec in specs[1:]], Layout())
     known = manifest.read(tmp_path / "mine")
-    assert known is not None and known.runs == [record.run_name(spec) for spec in specs]
+    names = [record.run_name(spec) for spec in specs]
+    assert known is not None and known.runs == {names[0]: [], names[1]: [], names[2]: ["budget.epochs=3"]}
     assert known.commands == ["python run_roadmap.py +study=roadmap 'a b'"]
     (tmp_path / "mine" / "study.json").write_text("{", encoding="utf-8")
-    assert manifest.read(tmp_path / "mine") is None
+    with pytest.raises(SpecError, match="study.json: is no list of runs that can be read"):
+        manifest.add([(specs[0], [])], Layout())
+
+
+def test_a_study_takes_one_network_apart(tmp_path: Path) -> None:
+    def asked(design: Design, **fields: Any) -> Layout:
+        words = ("study=mine", f"out={tmp_path}", f"design.name={design.value}")
+        manifest.add([(compose(*words, "+step=gelu"), [])], layout(design, **fields))
+        known = manifest.read(tmp_path / "mine")
+        assert known is not None and known.design == design.value
+        return known.layout
+
+    four, two = (layout(Design.attribution, orders=orders) for orders in (4, 2))
+    assert asked(Design.attribution, orders=2) == two
+    assert asked(Design.attribution, orders=4) == four
+    assert asked(Design.attribution, orders=2) == four  # those of two are among them
+    manifest.add([(compose("study=mine", f"out={tmp_path}"), [])], Layout())  # a run beside it
+    for name, fields in ((Design.attribution, {"order_seed": 1}), (Design.leave_one_out, {})):
+        with pytest.raises(SpecError, match="study=mine: takes another network apart already; .* study=NAME"):
+            asked(name, **fields)
 
 
 def test_other_sizes() -> None:
@@ -195,11 +219,11 @@ def test_two_sizes_in_one_study_are_set_side_by_side(tmp_path: Path) -> None:
                 write_run(tmp_path, 80 + gain * i + 0.1 * seed, *words)
     study = read_study(tmp_path / "runs")
     assert study.table["label"].tolist()[:2] == [
-        f"{x} base.width_factor=1.0" for x in ("enhanced recipe", "increase width")
+        f"{x} base.width_factor=1" for x in ("enhanced recipe", "increase width")
     ]
     said = report.settings_in_words(study)
     assert (
-        "base.width_factor=1.0 and base.width_factor=2.0: 2 of 2 gains have the same sign; none is resolved in both."
+        "base.width_factor=1 and base.width_factor=2: 2 of 2 gains have the same sign; none is resolved in both."
         in said
     )
 
@@ -215,7 +239,7 @@ def test_attribution_of_a_known_game(tmp_path: Path) -> None:
             words = (*designs.words(member.transforms), f"seed={seed}", "study=game")
             write_run(tmp_path, 50 + sum(worth[name] for name in member.transforms) + seed, *words)
             specs.append(compose(*words, f"out={tmp_path}", "design.name=attribution"))
-    manifest.add(specs, found)
+    manifest.add([(spec, []) for spec in specs], found)
     study = read_study(tmp_path / "game")
     table = attribute(study).set_index("transform")
     assert table["value"].to_dict() == pytest.approx(worth)
@@ -224,13 +248,16 @@ def test_attribution_of_a_known_game(tmp_path: Path) -> None:
     text = report.write(tmp_path / "game", tmp_path / "told")
     assert "worth" in text and "+3.00" in text and (tmp_path / "told" / "attribution.csv").is_file()
     # An order of which a network is missing says nothing, nor does its opposite.
-    gone = next(spec for spec in specs if list(spec.transforms) == ["patchify_stem"] or len(spec.transforms) == 2)
-    (record.run_folder(gone) / "record.json").unlink()
-    (
-        record.run_folder(compose(*designs.words(list(gone.transforms)), "seed=1", f"out={tmp_path}")) / "record.json"
-    ).unlink()
-    fewer = attribute(read_study(tmp_path / "game"))
-    assert len(fewer) == 0 or (fewer["n_orders"] < 4).all()
+    prefixes = [
+        {frozenset(order[:k]) for order in pair for k in range(5)} for pair in (found.orders[:2], found.orders[2:])
+    ]
+    gone = next(iter(prefixes[0] - prefixes[1]))
+    for spec in specs:
+        if set(spec.transforms) == gone:
+            (record.run_folder(spec) / "record.json").unlink()
+    fewer = attribute(read_study(tmp_path / "game")).set_index("transform")
+    assert (fewer["n_orders"] == 2).all() and fewer["value"].to_dict() == pytest.approx(worth)
+    assert fewer["low"].isna().all()  # one pair of orders says nothing of others
 
 
 def test_two_studies_side_by_side(tmp_path: Path) -> None:
@@ -242,7 +269,7 @@ def test_two_studies_side_by_side(tmp_path: Path) -> None:
                 words = (f"+step={step}", f"data={data}", f"seed={seed}", f"study={data}")
                 write_run(tmp_path, 80 + value + 0.01 * seed * (1 + value), *words)
                 specs.append(compose(*words, f"out={tmp_path}"))
-        manifest.add(specs, Layout())
+        manifest.add([(spec, [f"data={data}"]) for spec in specs], Layout())
     text = compare.write(tmp_path / "digits", tmp_path / "fashion_mnist", tmp_path / "told")
     table = pd.read_csv(tmp_path / "told" / "compare.csv")
     assert table["step"].tolist() == ["enhanced recipe", "stage ratio", "patchify stem"]
