@@ -124,6 +124,10 @@ class Sweeper(HydraSweeper):
                 add([*designs.reference(self.config.reference), *others])
         if not unique:
             raise HydraException("the sweep is empty: a glob(...) matched nothing")
+        for name in ("study", "out", "reports"):
+            several = sorted({getattr(job.spec, name) for job in unique.values()})
+            if len(several) > 1:
+                raise SpecError(f"{name}={','.join(several)}: a sweep has one; give several commands")
         station = road.order(list(road.transforms())).index
         jobs = list(unique.values())
         return sorted(jobs, key=lambda job: (job.spec.seed, [station(name) for name in job.spec.transforms]))

@@ -90,6 +90,7 @@ def test_sampled_orders_come_with_their_opposites() -> None:
         (["design.orders=3"], "design.orders=3: must be a positive even number: each order comes with its opposite"),
         (["reference=swim"], "reference=swim: no such network; there are swin, or null"),
         (["design.full=baseline"], "design.full=baseline: has no transform to take out or to add; give a later step"),
+        (["out=a,b"], "out=a,b: a sweep has one; give several commands"),
         (["+step=gelu"], "+step=gelu: design.name=leave_one_out chooses the networks itself; design.full=STEP gives"),
     ],
 )
