@@ -74,7 +74,11 @@ def test_fashion_mnist_where_torchvision_puts_it_and_unzipped(tmp_path: Path) ->
     assert len(train) == 40  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("damage", [b"", b"no gzip", gzip.compress(b"\0\0\7\1\0\0\0\1a"), gzip.compress(b"\0\0\10\3")])
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"no gzip", gzip.compress(b"\0\0\7\1\0\0\0\1a", mtime=0), gzip.compress(b"\0\0\10\3", mtime=0)],
+    ids=["empty", "no gzip", "no idx", "cut off"],
+)
 def test_damaged_idx_files_are_named(tmp_path: Path, damage: bytes) -> None:
     idx_files(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(damage)
