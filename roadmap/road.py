@@ -179,14 +179,18 @@ def _nearest(names: frozenset[str]) -> tuple[str, list[str], list[str]]:
     return found, order(list(names - starts[found])), order(list(starts[found] - names))
 
 
+FOLLOWED = {f"recipe.{name}": f"network.{name}" for name in ("layer_scale", "drop_path", "init")}  # by interpolation
+
+
 def refuse_conflicts(names: list[str]) -> None:
     """Raise SpecError where two transforms want the same field to be different things."""
-    seen: dict[str, str] = {}
+    seen: dict[str, tuple[str, Any]] = {}
     for name in order(names):
         for path, value in transforms()[name].sets.items():
-            other = seen.setdefault(path, name)
-            if transforms()[other].sets[path] != value:
-                raise SpecError(f"transform={name}: {other} and {name} both set {path}; leave one of them out")
+            field = FOLLOWED.get(path, path)
+            other, wanted = seen.setdefault(field, (name, value))
+            if wanted != value:
+                raise SpecError(f"transform={name}: {other} and {name} both set {field}; leave one of them out")
 
 
 def label_of(names: list[str]) -> str:

@@ -102,6 +102,12 @@ def test_mistakes_in_a_study_are_one_line(
     assert not list(tmp_path.iterdir())
 
 
+def test_an_ingredient_without_effect_is_refused() -> None:
+    """The station drops layer scale, which the ingredient would bring: the network follows only one of them."""
+    with pytest.raises(SpecError, match="grn and layer_scale both set network.layer_scale"):
+        compose("+transform=[grn]", "+ingredient=[layer_scale]")
+
+
 def test_a_reference_is_a_network_of_its_own() -> None:
     with pytest.raises(SpecError, match="transform=swin: is a network of its own"):
         compose("+transform=[swin,gelu]")
