@@ -85,7 +85,8 @@ def difference(cells: Array, seed: int = 0) -> Difference:
     count two or three times (Owen 2007, "The pigeonhole bootstrap"). Both are scaled for their number, n / (n - 1),
     and the rows' spread is at least that noise, which few rows may miss by chance and which many cells make known.
     The interval is Student's t with the bootstrap's standard error and Welch-Satterthwaite's degrees of freedom. One
-    column (no correctness at hand) leaves the seeds alone; one row gives no interval.
+    column (no correctness at hand) leaves the seeds alone; one row gives no interval. p is the more cautious
+    one of n - 1 degrees of freedom.
     """
     n, m = cells.shape
     mean = float(cells.mean())
@@ -111,7 +112,7 @@ def difference(cells: Array, seed: int = 0) -> Difference:
     seed_freedom = n - 1 if row_variance > least else (n - 1) * (m - 1)
     freedom = (row_part + column_part) ** 2 / (row_part**2 / seed_freedom + column_part**2 / max(m - 1, 1))
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
-    p = 2 * float(stats.t.sf(abs(mean) / error, freedom))
+    p = 2 * float(stats.t.sf(abs(mean) / error, n - 1))
     return Difference(mean, mean - half, mean + half, p, math.sqrt(column_part))
 
 
@@ -215,7 +216,7 @@ def _power(seen: Comparison, n: int, level: float) -> float:
         spread = seen.deviation * np.sqrt(generator.chisquare(n - 1, STUDIES) / (n - 1))
         by_seeds = 2 * stats.t.sf(np.abs(means) / np.maximum(spread / math.sqrt(n), TINY), n - 1) <= level
     error = np.maximum(np.hypot(spread / math.sqrt(n), seen.image_error), TINY)
-    return float((by_seeds & (2 * stats.norm.sf(means / error) <= level)).mean())
+    return float((by_seeds & (2 * stats.t.sf(means / error, n - 1) <= level)).mean())
 
 
 def shapley(gains: Array) -> Difference:

@@ -44,8 +44,8 @@ LOADED = (
     "network.drop_path=0.3", "keep_checkpoint=true",
 )  # fmt: skip
 CLOCKS = {
-    "started_at", "wall_seconds", "train_seconds", "images_per_second", "peak_memory_mib", "compile_seconds", "git",
-    "config", "command",
+    "started_at", "wall_seconds", "train_seconds", "earlier_seconds", "images_per_second", "peak_memory_mib",
+    "compile_seconds", "git", "config", "command",
 }  # fmt: skip
 
 

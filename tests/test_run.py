@@ -114,7 +114,7 @@ def test_a_sweep_with_a_diverging_run_goes_on_and_reports_it(command_line: Comma
     assert "the loss is" in bad["error"] and bad["top1"] is None
     table = pd.read_csv(tmp_path / "told" / "runs" / "roadmap.csv")
     assert table["step"].tolist() == [
-        "baseline recipe.lr=0.01", "gelu recipe.lr=0.01", "baseline recipe.lr=1e30", "gelu recipe.lr=1e30",
+        "baseline recipe.lr=0.01", "gelu recipe.lr=0.01", "baseline recipe.lr=1e+30", "gelu recipe.lr=1e+30",
     ]  # fmt: skip
     assert table["status"].tolist() == ["completed"] * 2 + ["diverged"] * 2
     assert table["n_seeds"].tolist() == [2, 2, 0, 0]

@@ -147,7 +147,7 @@ def test_seeds_needed(delta: float, image_error: float) -> None:
             shift = delta + image_error * generator.normal()
             rows = shift + 0.5 * generator.normal(size=seeds)
             error = math.hypot(rows.std(ddof=1) / math.sqrt(seeds), image_error)
-            p_images = 2 * float(stats.norm.sf(abs(rows.mean()) / error))
+            p_images = 2 * float(stats.t.sf(abs(rows.mean()) / error, seeds - 1))
             (found,) = decide([replace(seen, n=seeds, delta=rows.mean(), p=p_permutation(rows), p_images=p_images)])
             hits += found.verdict == statistics.GAIN
         return hits / 300
