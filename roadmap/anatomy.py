@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from roadmap.spec import Activation, Norm, Stem
+from roadmap.spec import EXPANSION, Activation, Norm, Stem
 
 Config = dict[str, Any]  # of a network: the fields of `spec.NetworkSpec`, as plain values
-EXPANSION = 4
 FORMS = {
     Norm.batch_norm.value: "BatchNorm",
     Norm.layer_norm.value: "LayerNorm",
@@ -214,7 +213,7 @@ def _branch(config: Config, w_in: int, w_mid: int, w_out: int, stride: int) -> l
             layers.append(_norm(config, "branch.norm", w))
         if config["fewer_activations"] and name == "pointwise2":
             layers.append(_act(config, "branch.act", w))
-        if config.get("grn") and name == "pointwise2":
+        if config["grn"] and name == "pointwise2":
             layers.append(Layer("branch.grn", "grn", w, w))
         normed = not fewer_norms or (name == "spatial" and first)
         if name == "spatial":

@@ -22,8 +22,7 @@ from roadmap.picture import FAINT, INK
 from roadmap.results import Study
 
 # Text stays text, and equal plots get equal ids.
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "roadmap", "font.size": 9, "axes.edgecolor": INK, "text.color": INK}
-STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "axes.labelcolor": INK, "axes.titlesize": 9}
+STYLE = picture.STYLE | {"svg.fonttype": "none", "font.size": 9, "axes.labelcolor": INK, "axes.titlesize": 9}
 # Colours and the page's names of them; Okabe and Ito's palette among them.
 THEME = {INK: "ink", "#000000": "ink", FAINT: "faint", "#ffffff": "paper", "#b00020": "bad", "#777777": "muted"}
 THEME |= {"#0072b2": "blue", "#e69f00": "orange", "#009e73": "green", "#cc79a7": "rose", "#56b4e9": "sky"}

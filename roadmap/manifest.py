@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from roadmap import lock, record
@@ -16,8 +16,6 @@ from roadmap.designs import Layout, Member
 from roadmap.spec import RunSpec, SpecError
 
 NAME = "study.json"
-
-
 # Words of a command that say which network, which seed, how it is called and computed: no setting of a comparison.
 NETWORK = ("step", "transform", "ingredient")
 NO_SETTING = (*NETWORK, *(name for name in record.ASIDE if name != "base"), "hydra")
@@ -65,10 +63,11 @@ def add(runs: Sequence[tuple[RunSpec, list[str]]], layout: Layout) -> None:
         except SpecError:
             lock.remove_empty(folder)
             raise
-        settings = {record.run_name(spec): setting_of(words) for spec, words in runs}
+        settings = dict(before.runs)
+        for spec, words in runs:
+            settings.setdefault(record.run_name(spec), setting_of(words))
         commands = dict.fromkeys([*before.commands, command_line()])
-        content = Manifest(first.study, design, layout, list(commands), settings | before.runs)
-        content = replace(content, runs={name: content.runs[name] for name in [*before.runs, *settings]})
+        content = Manifest(first.study, design, layout, list(commands), settings)
         text = json.dumps(asdict(content), indent=1, ensure_ascii=False) + "\n"
         if not (folder / NAME).exists() or (folder / NAME).read_text(encoding="utf-8") != text:
             record.write_bytes(folder / NAME, text.encode())

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from roadmap.drop_path import DropPath, adopt
 from roadmap.layers import GlobalResponseNorm, LayerScale, act, conv, norm
-from roadmap.spec import Init, NetworkSpec, Stem, validate_network
-
-EXPANSION = 4  # a block is 4 times wider outside than inside (ResNet), or inside than outside (inverted bottleneck)
+from roadmap.spec import EXPANSION, Init, NetworkSpec, Stem, validate_network
 
 
 class Network(nn.Module):

@@ -94,11 +94,6 @@ def _interval(value: Any, line: Line) -> str:
     return f"{number('{:+.2f}', value)} to {number('{:+.2f}', line.get('delta_high'))}"
 
 
-def _status(value: str, line: Line) -> str:
-    bad = line["n_failed"] + line["n_diverged"]
-    return value + (f" ({bad} of {line['n_seeds'] + bad})" if bad else "")
-
-
 # Those that the table lacks, or that are empty in every line, are left out.
 COLUMNS = (
     Column("top1_mean", "top-1 (%)", "number", _spread("{:.2f}", "top1_std")),
@@ -108,7 +103,7 @@ COLUMNS = (
     Column("verdict", "verdict", "text", _form("{}")),
     Column("seeds_needed", "seeds needed", "number", _form("{:,.0f}")),
     Column("n_seeds", "seeds", "number", _form("{:.0f}")),
-    Column("status", "status", "text", _status),
+    Column("status", "status", "text", lambda _value, line: report.status(line)),
     Column("params", "params (M)", "number", _form("{:.2f}", 1e-6)),
     Column("gmacs", "GMACs", "number", _form("{:.3g}")),
     Column("images_per_second", "images/s", "number", _form("{:,.0f}")),

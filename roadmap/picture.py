@@ -59,12 +59,8 @@ def draw_worth(worth: pd.DataFrame, title: str, paths: list[Path]) -> None:
             axes.barh(y, line.value, height=0.66, zorder=2, color=_section(str(line.section))[1])
             if not math.isnan(line.low):
                 axes.plot([line.low, line.high], [y, y], color=INK, linewidth=1.3, zorder=3)
-        axes.set_yticks(range(len(worth)), (worth["label"] + " " + worth["setting"]).str.strip())
-        axes.set_ylim(len(worth) - 0.4, -0.6)
-        axes.axvline(0, color=INK, linewidth=0.8, zorder=4)
+        _around_zero(axes, (worth["label"] + " " + worth["setting"]).str.strip())
         axes.set_xlabel("worth, whatever the order: Shapley value in points of top-1, with its 95 % interval")
-        axes.grid(axis="x", color=FAINT, zorder=0)
-        axes.tick_params(axis="y", length=0)
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
         _save(figure, paths)
 
@@ -77,14 +73,19 @@ def draw_beside(table: pd.DataFrame, names: list[str], paths: list[Path]) -> Non
             y = [place + shift for place in range(len(table))]
             axes.hlines(y, table[f"{side}_low"], table[f"{side}_high"], color=colour, linewidth=1.3, zorder=3)
             axes.plot(table[f"{side}_delta"], y, "o", color=colour, markersize=5.5, zorder=4, label=name)
-        axes.set_yticks(range(len(table)), table["step"])
-        axes.set_ylim(len(table) - 0.4, -0.6)
-        axes.axvline(0, color=INK, linewidth=0.8, zorder=2)
+        _around_zero(axes, table["step"])
         axes.set_xlabel("gain in points of top-1, with its 95 % interval")
-        axes.grid(axis="x", color=FAINT, zorder=0)
-        axes.tick_params(axis="y", length=0)
         figure.legend(loc="outside lower center", frameon=False, fontsize=9)
         _save(figure, paths)
+
+
+def _around_zero(axes: Any, names: pd.Series) -> None:
+    """A row for each name, from top to bottom, and a line at zero."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.axvline(0, color=INK, linewidth=0.8, zorder=4)
+    axes.grid(axis="x", color=FAINT, zorder=0)
+    axes.tick_params(axis="y", length=0)
 
 
 def _save(figure: Any, paths: list[Path]) -> None:

@@ -57,6 +57,12 @@ def marked(line: Mapping[str, Any]) -> str:
     return str(line["label"]) + "".join(text for name, text in MARKS.items() if line[name])
 
 
+def status(line: Mapping[str, Any]) -> str:
+    """Of a line of the table, with how many of its seeds have it where not all completed."""
+    bad = line["n_failed"] + line["n_diverged"]
+    return str(line["status"]) + (f" ({bad} of {line['n_seeds'] + bad})" if bad else "")
+
+
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The table as people read it: the main columns, rounded, as text."""
     shown = pd.DataFrame()
@@ -75,11 +81,8 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     shown["images_per_second"] = [_number("{:,.0f}", value) for value in table["images_per_second"]]
     shown["paper_top1"] = [_number("{:.2f}", value) for value in table["paper_top1"]]
     shown["paper_gmacs"] = [_number("{:.2f}", value) for value in table["paper_gmacs"]]
-    shown["status"] = [
-        row.status + ("" if row.status == record.COMPLETED else f" ({row.n_failed + row.n_diverged} of {row.n_all})")
-        for row in table.assign(n_all=table["n_seeds"] + table["n_failed"] + table["n_diverged"]).itertuples()
-    ]
-    if not (table["delta"].notna().any()):
+    shown["status"] = [status(line) for line in table.to_dict("records")]
+    if table["delta"].isna().all():
         shown = shown.drop(columns=["delta", "interval", "p_holm", "verdict"])
     return shown.rename(columns=TITLES)
 
@@ -115,9 +118,8 @@ def notes(study: Study) -> list[str]:
     places = sorted({f"{c['device']['name']}, {c['device']['precision']}" for c in records if c.get("device")})
     if places:
         lines.append(f"Trained on {'; '.join(places)}.")
-    if {("resnet50", content["name"]) for content in records} & paper.SLIPS and records[0]["config"]["base"][
-        "paper_table"
-    ] == 10:
+    tables = {(content["config"]["base"]["paper_table"], content["name"]) for content in records}
+    if any((10, name) in tables for _, name in paper.SLIPS):
         lines.append(paper.SLIP_NOTE)
     return lines
 

@@ -10,7 +10,7 @@ import re
 import shlex
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,8 @@ class Study:
     rows: list[Row]
     against: list[int | None]  # the number of the row that each is compared with
     comparisons: list[Comparison | None]  # beside it, with verdicts
-    unfinished: int = 0  # runs that have no record yet
-    table: pd.DataFrame = field(default_factory=pd.DataFrame)
+    unfinished: int  # runs that have no record yet
+    table: pd.DataFrame
 
     @property
     def records(self) -> Records:

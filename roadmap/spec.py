@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 MISSING: Any = "???"  # OmegaConf's mark for a value that a preset has to give
+EXPANSION = 4  # a block is 4 times wider outside than inside (ResNet), or inside than outside (inverted bottleneck)
 
 
 class Stem(Enum):

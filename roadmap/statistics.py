@@ -85,8 +85,8 @@ def difference(cells: Array, seed: int = 0) -> Difference:
     count two or three times (Owen 2007, "The pigeonhole bootstrap"). Both are scaled for their number, n / (n - 1),
     and the rows' spread is at least that noise, which few rows may miss by chance and which many cells make known.
     The interval is Student's t with the bootstrap's standard error and Welch-Satterthwaite's degrees of freedom. One
-    column (no correctness at hand) leaves the seeds alone; one row gives no interval. p is the more cautious
-    one of n - 1 degrees of freedom.
+    column (no correctness at hand) leaves the seeds alone; one row gives no interval. p is the more cautious one of
+    n - 1 degrees of freedom.
     """
     n, m = cells.shape
     mean = float(cells.mean())
@@ -129,19 +129,10 @@ def compare(after: Mapping[int, Array], before: Mapping[int, Array]) -> Comparis
     found, rows, n = difference(cells), cells.mean(1), len(seeds)
     exact = p_permutation(rows) if n > 1 else math.nan
     deviation = float(rows.std(ddof=1)) if n > 1 else math.nan
-    least = 2 / 2**n if 2**n <= PERMUTATIONS else 2 / (PERMUTATIONS + 1)
+    least = math.nan if n < 2 else 2 / 2**n if 2**n <= PERMUTATIONS else 2 / (PERMUTATIONS + 1)
     of_images = found.p if cells.shape[1] > 1 else math.nan
-    return Comparison(
-        n,
-        found.mean,
-        found.low,
-        found.high,
-        exact,
-        of_images,
-        least if n > 1 else math.nan,
-        deviation,
-        found.column_error,
-    )
+    ends = found.mean, found.low, found.high
+    return Comparison(n, *ends, exact, of_images, least, deviation, found.column_error)
 
 
 def p_permutation(differences: Array) -> float:
@@ -206,9 +197,8 @@ def _power(seen: Comparison, n: int, level: float) -> float:
     if 2**n <= PERMUTATIONS:
         seeds = shift + seen.deviation * generator.standard_normal((n, STUDIES))
         means, spread = seeds.mean(0), seeds.std(0, ddof=1)
-        signs = 1 - 2 * (
-            (np.arange(2 ** (n - 1))[:, None] >> np.arange(n)) & 1
-        )  # of each sum the opposite has its size
+        # Half of all sign flips: the other half are their opposites, of the same size.
+        signs = 1 - 2 * ((np.arange(2 ** (n - 1))[:, None] >> np.arange(n)) & 1)
         as_large = np.abs(signs @ seeds) >= n * np.abs(means) - 1e-9
         by_seeds = as_large.mean(0) <= level
     else:  # Student's test, which the permutations come to
