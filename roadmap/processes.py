@@ -34,10 +34,11 @@ GROUP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUS
 class Job(NamedTuple):
     spec: RunSpec
     words: list[str]  # the overrides that make it
+    setting: tuple[str, ...] = ()  # those that tell it from other runs of its sweep, besides its network and its seed
 
     @property
     def title(self) -> str:
-        return f"{road.name_of(list(self.spec.transforms))} seed={self.spec.seed}"
+        return " ".join([road.name_of(list(self.spec.transforms)), *self.setting, f"seed={self.spec.seed}"])
 
     @property
     def command(self) -> str:

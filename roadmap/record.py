@@ -63,12 +63,17 @@ def config_hash(spec: RunSpec) -> str:
         config["weights"] = hashlib.sha256(Path(spec.weights).read_bytes()).hexdigest()
     for name in ("download", "workers", "quick_epochs", "quick_batch_size", "quick_lr_multiplier"):
         del config["data"][name]
-    # A field that a new operator brings leaves the hashes of networks without it as they were.
-    network = spec.network
-    config["network"] = {k: v for k, v in config["network"].items() if getattr(network, k) != getattr(type(network), k)}
-    config["transforms"] = sorted(config["transforms"])
+    # Only what differs from the defaults: a new field leaves the hashes of runs that do not use it as they were.
+    config = _differing(config, config_of(RunSpec()))
+    config["transforms"] = sorted(spec.transforms)
     text = json.dumps([FORMAT, config], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _differing(config: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    """What of the config is not as usual, section by section."""
+    found = {k: _differing(v, usual[k]) if isinstance(v, dict) and usual.get(k) else v for k, v in config.items()}
+    return {name: value for name, value in found.items() if value not in ({}, usual.get(name))}
 
 
 RUNS = "runs"  # the folder below `out` where all runs lie, whatever study asked for them; also the study without a name

@@ -221,6 +221,7 @@ class DataSpec:
     std: list[float] = MISSING
     train_split: str = "train"
     test_split: str = "validation"
+    holdout: int | None = None  # evaluate on so many training images, which are not trained on; the test set is unseen
     input_key: str = "image"  # columns of an hfds/ dataset
     target_key: str = "label"
     num_train: int | None = None  # images of a streamed (wds) training split, where its index does not say
@@ -414,6 +415,8 @@ def _validate_data(spec: RunSpec) -> None:
         counts = len(values) in (1, data.in_chans) or (data.in_chans == 1 and len(values) > 0)
         require(counts, f"data.{name}", values, f"give 1 or {data.in_chans} numbers, one per channel")
     require(min(data.std) > 0, "data.std", data.std, "must be positive")
+    held = data.holdout is None or data.holdout >= 1
+    require(held, "data.holdout", data.holdout, "must be positive, or null for the test set")
     require(data.workers is None or data.workers >= 0, "data.workers", data.workers, "must not be negative")
 
 

@@ -129,8 +129,17 @@ class Sweeper(HydraSweeper):
             if len(several) > 1:
                 raise SpecError(f"{name}={','.join(several)}: a sweep has one; give several commands")
         station = road.order(list(road.transforms())).index
-        jobs = list(unique.values())
+        jobs = _told_apart(list(unique.values()))
         return sorted(jobs, key=lambda job: (job.spec.seed, [station(name) for name in job.spec.transforms]))
+
+
+def _told_apart(jobs: list[Job]) -> list[Job]:
+    settings = [manifest.setting_of(job.words) for job in jobs]
+    common = set(settings[0]).intersection(*settings)
+    return [
+        job._replace(setting=tuple(word for word in setting if word not in common))
+        for job, setting in zip(jobs, settings, strict=True)
+    ]
 
 
 def register_sweeper() -> None:

@@ -17,7 +17,8 @@ from PIL import Image
 from roadmap import recipe
 from roadmap.config import compose
 from roadmap.data import catalogue, datasets
-from roadmap.data.loading import BadImageError, Batch, Split, eval_loader, train_loader
+from roadmap.data.datasets import ImageArray
+from roadmap.data.loading import BadImageError, Batch, Split, eval_loader, path_of, train_loader
 from roadmap.distributed import World
 from roadmap.recipe import BatchAugment
 from roadmap.spec import DataSpec, RunSpec, SpecError
@@ -294,6 +295,31 @@ def test_a_cut_keeps_the_classes_even() -> None:
     labels = [label for _, label in train]  # type: ignore[attr-defined]
     assert len(labels) == 100 and np.bincount(labels).min() >= 9 and np.bincount(labels).max() <= 11
     assert len(test) == 50  # type: ignore[arg-type]
+
+
+def test_a_holdout_is_training_images_that_are_not_trained_on() -> None:
+    whole = datasets.load(compose().data, compose().budget)
+    train, held = datasets.load(compose("data.holdout=200").data, compose().budget)
+    assert isinstance(train, ImageArray) and isinstance(held, ImageArray) and isinstance(whole.train, ImageArray)
+    assert (len(train), len(held)) == (1237, 200)
+    together = np.concatenate([train.images, held.images])
+    assert sorted(map(bytes, together)) == sorted(map(bytes, whole.train.images))
+    assert set(np.bincount(held.targets)) <= {19, 20, 21}
+    smaller = compose("data.holdout=200", "budget.train_images=100", "budget.test_images=50")
+    assert [len(part) for part in datasets.load(smaller.data, smaller.budget)] == [100, 50]  # type: ignore[arg-type]
+    for count, message in ((1437, "leaves no image to train on"), (1438, "there are only 1437")):
+        with pytest.raises(SpecError, match=f"data.holdout={count}: {message}"):
+            datasets.load(compose(f"data.holdout={count}").data, smaller.budget)
+
+
+def test_a_holdout_of_a_folder_keeps_its_classes_and_names(tmp_path: Path) -> None:
+    words = ("data=folder", "data.image_size=32", f"data.root={images_below(tmp_path, {'a': 8, 'b': 4})}")
+    spec = compose("+step=gelu", *words, "data.holdout=6")
+    train, held = datasets.load(spec.data, spec.budget)
+    for part in (train, held):
+        assert sorted(label for _, label in part) == [0, 0, 0, 0, 1, 1]  # type: ignore[attr-defined]
+    names = [[path_of(part, i) for i in range(6)] for part in (train, held)]
+    assert len(set(names[0] + names[1])) == 12 and all("train" in name for name in names[1])
 
 
 def test_default_root_is_below_the_working_folder() -> None:

@@ -27,7 +27,7 @@ from roadmap.evaluate import DivergedError, Evaluation, evaluate, refuse_chance
 from roadmap.manifest import Manifest
 from roadmap.recipe import BatchAugment
 from roadmap.results import analyse
-from roadmap.spec import Device, NetworkSpec, Precision
+from roadmap.spec import DataSpec, Device, Precision, RunSpec
 from tests.conftest import TINY, CommandLine
 from tests.test_config import images_below
 
@@ -79,16 +79,25 @@ def test_a_run_leaves_a_record_and_is_skipped_the_next_time(command_line: Comman
     assert now["curve"] == content["curve"] and now["top1"] == content["top1"]  # one seed, one result
 
 
-def test_a_new_field_of_the_network_leaves_finished_runs_found() -> None:
+def test_a_new_field_leaves_finished_runs_found(monkeypatch: pytest.MonkeyPatch) -> None:
     @dataclasses.dataclass
-    class Later(NetworkSpec):
+    class Later(DataSpec):
         novel: bool = False
 
+    @dataclasses.dataclass
+    class LaterRun(RunSpec):
+        data: DataSpec = dataclasses.field(default_factory=Later)
+        unheard: int | None = None
+
     spec = compose("+step=gelu")
-    later = dataclasses.replace(spec, network=Later(**vars(spec.network)))
-    assert record.config_hash(later) == record.config_hash(spec)
-    later.network = Later(**vars(spec.network), novel=True)
-    assert record.config_hash(later) != record.config_hash(spec)
+    before = record.config_hash(spec)
+    monkeypatch.setattr(record, "RunSpec", LaterRun)
+    later = LaterRun(**(vars(spec) | {"data": Later(**vars(spec.data))}))
+    assert record.config_hash(later) == before
+    later.data = Later(**vars(spec.data), novel=True)
+    with_field = record.config_hash(later)
+    later.unheard = 1
+    assert len({before, with_field, record.config_hash(later)}) == 3
 
 
 def test_a_run_starts_from_another_runs_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,6 +145,10 @@ def test_a_plan_starts_nothing_and_needs_no_torch(tmp_path: Path, monkeypatch: p
     assert "by what 1 records took, on a processor" in out
     out, _ = background("+step=gelu", "plan=true", "parallel=8").communicate(timeout=100)
     assert "time: 0:30 of run time, 0:30 at 8 at once" in out  # one run is no faster for that
+    sweep = ("-m", "+step=baseline,gelu", "budget.epochs=3,4", "budget.batch_size=32", "plan=true")
+    out, _ = background(*sweep).communicate(timeout=100)
+    for name in ("baseline budget.epochs=3 seed=0", "gelu budget.epochs=4 seed=0"):
+        assert f"?  {name}\n" in out  # named by what tells them apart
     assert not (tmp_path / "reports").exists() and not (tmp_path / "experiments" / "leave_one_out").exists()
 
 

@@ -36,6 +36,8 @@ def load(data: DataSpec, budget: BudgetSpec) -> Splits:
     """The training and the test split, cut to the budget. Raises SpecError where the data is not as its fields say."""
     fetch(data)
     train, test = _load(data)
+    if data.holdout is not None:
+        train, test = _hold_out(train, data.holdout)
     for split in (train, test):
         targets = getattr(split, "targets", None)
         highest = int(max(targets)) if targets is not None and len(targets) else 0
@@ -124,18 +126,37 @@ def _timm(data: DataSpec) -> Splits:
     return Splits(*parts)
 
 
+def _hold_out(train: Dataset[Any], count: int) -> Splits:
+    """The training images in two: all but `count` to train on, `count` to evaluate on; always the same ones."""
+    held = _evenly(train, count, "data.holdout")
+    everything: np.ndarray = np.arange(len(train))  # type: ignore[arg-type]
+    rest: np.ndarray = np.delete(everything, held)
+    if not len(rest):
+        raise SpecError(f"data.holdout={count}: leaves no image to train on")
+    return Splits(_choose(train, rest), _choose(train, held))
+
+
 def _cut(dataset: Dataset[Any], count: int | None, split: str) -> Dataset[Any]:
-    """The first `count` images of every dataset, evenly over the classes where the labels are at hand."""
-    if count is None:
-        return dataset
+    return dataset if count is None else _choose(dataset, _evenly(dataset, count, f"budget.{split}_images"))
+
+
+def _evenly(dataset: Dataset[Any], count: int, name: str) -> np.ndarray:
+    """The indices of `count` images, always the same: an even share of each class where the labels are at hand."""
     if isinstance(dataset, IterableDataset):
-        raise SpecError(f"budget.{split}_images={count}: a streamed dataset cannot be cut; set it to null")
+        raise SpecError(f"{name}={count}: a streamed dataset cannot be cut; set it to null")
     size = len(dataset)  # type: ignore[arg-type]
     if count > size:
-        raise SpecError(f"budget.{split}_images={count}: there are only {size}")
+        raise SpecError(f"{name}={count}: there are only {size}")
     targets = getattr(dataset, "targets", None)
     by_class = np.arange(size) if targets is None else np.argsort(np.asarray(targets), kind="stable")
-    chosen = by_class[np.arange(count) * size // count]
+    return np.asarray(by_class[np.arange(count) * size // count])
+
+
+def _choose(dataset: Dataset[Any], chosen: np.ndarray) -> Dataset[Any]:
     if isinstance(dataset, ImageArray):
         return ImageArray(dataset.images[chosen], dataset.targets[chosen])
-    return Subset(dataset, chosen.tolist())
+    part = Subset(dataset, chosen.tolist())
+    targets = getattr(dataset, "targets", None)
+    if targets is not None:
+        part.targets = np.asarray(targets)[chosen]  # type: ignore[attr-defined]
+    return part
