@@ -188,6 +188,7 @@ def _tabulate(
 ) -> pd.DataFrame:
     """One line per row; the columns are COLUMNS. Accuracies and differences in percent, counts as plain numbers.
 
+    Clocks (`images_per_second`, `wall_seconds`) are medians over seeds, which other work on the machine hardly moves.
     `top1_low` and `top1_high`: Student's t interval of the mean over seeds. `delta` and what belongs to it: see
     `statistics.Comparison`, with the row named in `against`. Failed and diverged seeds are counted, not averaged.
     """
@@ -210,7 +211,7 @@ def _tabulate(
             "top1_std": top1.std(),
             "params": costs.get("params"),
             "gmacs": costs.get("gmacs"),
-            "images_per_second": _mean(done, "images_per_second"),
+            "images_per_second": _median(done, "images_per_second"),
             "paper_top1": fact.top1 if fact else math.nan,
             "paper_gmacs": fact.gmacs if fact else math.nan,
             "status": next(status for status in STATUSES if counts[status]),
@@ -219,7 +220,7 @@ def _tabulate(
             "top1_high": high,
             "top5_mean": _mean(done, "top5"),
             "loss_mean": _mean(done, "loss"),
-            "wall_seconds": _mean(done, "wall_seconds"),
+            "wall_seconds": _median(done, "wall_seconds"),
             "peak_memory_mib": _mean(done, "peak_memory_mib"),
             "n_failed": counts[record.FAILED],
             "n_diverged": counts[record.DIVERGED],
@@ -251,3 +252,7 @@ def _changed(row: Row, before: Row | None) -> str:
 
 def _mean(records: Records, key: str) -> float:
     return float(pd.Series([content[key] for content in records], dtype=float).mean())
+
+
+def _median(records: Records, key: str) -> float:
+    return float(pd.Series([content[key] for content in records], dtype=float).median())
