@@ -30,10 +30,11 @@ def plan(recipe: RecipeSpec, budget: BudgetSpec) -> Plan:
     if budget.epochs is not None:
         epochs = budget.epochs if budget.equal_epochs else recipe.epochs * budget.epochs / REFERENCE_EPOCHS
     batch_size = recipe.batch_size if budget.batch_size is None else budget.batch_size
+    factor = getattr(budget.lr_multiplier, recipe.optimizer.value)
     return Plan(
         epochs=max(1, round(epochs)),
         batch_size=batch_size,
-        lr=recipe.lr * batch_size / recipe.batch_size * budget.lr_multiplier.get(recipe.optimizer.value, 1.0),
+        lr=recipe.lr * batch_size / recipe.batch_size * factor,
         warmup_share=recipe.warmup_epochs / recipe.epochs,
         decay_share=recipe.decay_epochs / recipe.epochs,
     )

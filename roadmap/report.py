@@ -249,7 +249,7 @@ def write(folder: Path, to: Path) -> str:
     study = read_study(folder)
     worth = attribute(study)
     shown, bad = readable(study.table), failures(study)
-    said = [*([WORTH_NOTE] if len(worth) else []), *notes(study), *settings_in_words(study), *agreement_in_words(study)]
+    said = [*worth_in_words(study, worth), *notes(study), *settings_in_words(study), *agreement_in_words(study)]
     to.mkdir(parents=True, exist_ok=True)
     written = [to / f"roadmap.{kind}" for kind in ("csv", "md", "tex", "png", "svg")]
     written.append(to / "index.html")
@@ -276,6 +276,26 @@ def write(folder: Path, to: Path) -> str:
 WORTH_NOTE = (
     "worth: the Shapley value, a step's mean gain over sampled orders of all steps, each order with its opposite; its"
     " 95 % interval is for other orders and other seeds. A step that needs another has no effect before it is there."
+)
+
+
+def worth_in_words(study: Study, worth: pd.DataFrame) -> list[str]:
+    """What the Shapley values are, and what had to be left out of them."""
+    orders, seeds = len(study.manifest.layout.orders), len({content["seed"] for content in study.records})
+    lines = [WORTH_NOTE] if len(worth) else []
+    for setting, found in worth.groupby("setting", sort=False):
+        used = found.iloc[0]
+        if used.n_orders < orders or used.n_seeds < seeds:
+            counted = f"{used.n_orders} of {orders} orders and {used.n_seeds} of {seeds}"
+            lines.append(f"Counted{' of ' + setting if setting else ''} are {counted} {LEFT_OUT}")
+    if orders and not len(worth):
+        lines.append(f"No Shapley values: counted are 0 of {orders} orders and {LEFT_OUT}")
+    return lines
+
+
+LEFT_OUT = (
+    "seeds, those of which every network is completed. Leaving out what did not learn flatters the rest: where networks"
+    " are no better than chance, budget.allow_chance=true counts them as they are."
 )
 
 

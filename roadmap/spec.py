@@ -190,6 +190,14 @@ class RecipeSpec:
 
 
 @dataclass
+class OptimizerFactors:
+    """One for each optimizer, by its name."""
+
+    sgd: float = 1.0
+    adamw: float = 1.0
+
+
+@dataclass
 class BudgetSpec:
     """How much of its recipe a run gets. None leaves the recipe's own value."""
 
@@ -197,7 +205,7 @@ class BudgetSpec:
     epochs: float | None = None  # of a recipe of 300; the others in proportion (a recipe of 90: 0.3 of it)
     equal_epochs: bool = False  # every recipe gets `epochs`, whatever its own length
     batch_size: int | None = None  # the learning rate follows linearly
-    lr_multiplier: dict[str, float] = field(default_factory=dict)  # per optimizer, after the linear rule
+    lr_multiplier: OptimizerFactors = field(default_factory=OptimizerFactors)  # of the rate, after the linear rule
     regularization: float = 1.0  # share of batches mixed, of images RandAugmented and erased, of the recipe's own
     train_images: int | None = None  # use only so many training images, evenly over the classes
     test_images: int | None = None
@@ -391,7 +399,7 @@ def _validate_budget(spec: RunSpec) -> None:
     require(
         budget.evaluations >= 1, "budget.evaluations", budget.evaluations, "the last epoch is evaluated: at least 1"
     )
-    for name, factor in budget.lr_multiplier.items():
+    for name, factor in vars(budget.lr_multiplier).items():
         _positive(factor, f"budget.lr_multiplier.{name}")
 
 

@@ -128,7 +128,9 @@ def test_a_budget_scales_both_recipes() -> None:
     assert (modern.warmup_share, baseline.decay_share) == pytest.approx((20 / 300, 1 / 3))
     equal = (*words, "budget.equal_epochs=true")
     assert planned("gelu", *equal).epochs == planned("baseline", *equal).epochs == 30
-    assert planned("gelu", *words, "+budget.lr_multiplier.adamw=3").lr == pytest.approx(3 * modern.lr)
+    factors = (*words, "budget.lr_multiplier.adamw=3", "budget.lr_multiplier.sgd=5")
+    assert planned("gelu", *factors).lr == pytest.approx(3 * modern.lr)
+    assert planned("baseline", *factors).lr == pytest.approx(5 * baseline.lr)
 
 
 @cache

@@ -258,6 +258,8 @@ def test_attribution_of_a_known_game(tmp_path: Path) -> None:
     assert table.index.tolist() == list(worth) and (table["n_orders"] == 4).all() and (table["n_seeds"] == 2).all()
     text = report.write(tmp_path / "game", tmp_path / "told")
     assert "worth" in text and "+3.00" in text and (tmp_path / "told" / "attribution.csv").is_file()
+    assert "Counted are" not in text  # nothing had to be left out
+
     # An order of which a network is missing says nothing, nor does its opposite.
     prefixes = [
         {frozenset(order[:k]) for order in pair for k in range(5)} for pair in (found.orders[:2], found.orders[2:])
@@ -269,6 +271,11 @@ def test_attribution_of_a_known_game(tmp_path: Path) -> None:
     fewer = attribute(read_study(tmp_path / "game")).set_index("transform")
     assert (fewer["n_orders"] == 2).all() and fewer["value"].to_dict() == pytest.approx(worth)
     assert fewer["low"].isna().all()  # one pair of orders says nothing of others
+    said = "Counted are 2 of 4 orders and 2 of 2 seeds, those of which every network is completed."
+    assert said in report.write(tmp_path / "game", tmp_path / "told")
+    for path in (tmp_path / "runs").glob("baseline-*/record.json"):
+        path.unlink()
+    assert "No Shapley values: counted are 0 of 4 orders and seeds, " in report.write(tmp_path / "game", tmp_path)
 
 
 def test_two_studies_side_by_side(tmp_path: Path) -> None:
