@@ -19,6 +19,7 @@ import pandas as pd
 
 from roadmap import compare, paper, record, statistics
 from roadmap.attribution import attribute
+from roadmap.budget import REFERENCE_EPOCHS
 from roadmap.results import Records, Study, read_study
 from roadmap.statistics import Comparison
 
@@ -99,8 +100,15 @@ def readable_worth(worth: pd.DataFrame) -> pd.DataFrame:
 
 def what(study: Study) -> str:
     """What was trained, on what."""
-    budgets = ", ".join(dict.fromkeys(content["config"]["budget"]["name"] for content in study.records))
+    budgets = ", ".join(dict.fromkeys(_budget(content["config"]["budget"]) for content in study.records))
     return f"{_all(study.records, 'data')}, base {_all(study.records, 'base')}, budget {budgets}"
+
+
+def _budget(config: dict[str, Any]) -> str:
+    if config["epochs"] is None:
+        return str(config["name"])
+    of = "" if config["equal_epochs"] else f" of {REFERENCE_EPOCHS:g}"
+    return f"{config['name']} ({config['epochs']:g}{of} epochs)"
 
 
 def notes(study: Study) -> list[str]:
@@ -109,12 +117,17 @@ def notes(study: Study) -> list[str]:
     seeds = sorted({content["seed"] for content in records})
     runs = f"{len(records)} runs" + (f" ({study.unfinished} more not finished)" if study.unfinished else "")
     lines = [f"Study {study.name}: {what(study)}; {runs}, seeds {', '.join(map(str, seeds))}."]
+    held = sorted({content["config"]["data"]["holdout"] or 0 for content in records})
+    images = ", ".join(f"{count:,} held-out training images" if count else "the test set" for count in held)
     lines.append(
-        "top-1 on the test set after the last epoch: mean ± standard deviation over seeds. GMACs: multiply-adds / 1e9"
+        f"top-1 on {images} after the last epoch: mean ± standard deviation over seeds. GMACs: multiply-adds / 1e9"
         " of convolutions and linear layers, one image. The paper's figures are ImageNet-1K's."
     )
     if table["delta"].notna().any():
         lines += _how_compared(study)
+    same = [line.label for line in table[(table[["delta", "delta_low", "delta_high"]] == 0).all(axis=1)].itertuples()]
+    if same:
+        lines.append(f"Nothing to change with this base and data, as each run equals its pair: {'; '.join(same)}.")
     places = sorted({f"{c['device']['name']}, {c['device']['precision']}" for c in records if c.get("device")})
     if places:
         lines.append(f"Trained on {'; '.join(places)}.")

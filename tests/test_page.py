@@ -114,7 +114,7 @@ def test_headings_are_in_order(told: Path) -> None:
 
 def test_the_page_says_what_was_run_what_failed_and_how_to_repeat_it(told: Path) -> None:
     text = told.read_text(encoding="utf-8")
-    assert "digits, base nano, budget quick; 24 runs, seeds 0, 1." in text
+    assert "digits, base nano, budget quick (10 of 300 epochs); 24 runs, seeds 0, 1." in text
     assert "MemoryError: &lt;b&gt;too&lt;/b&gt; large &amp; lost" in text and "<b>" not in text
     assert "the loss is nan at epoch 1, step 3" in text
     assert "python run_roadmap.py +study=roadmap seed=0,1</code>" in text

@@ -50,6 +50,16 @@ def make_study(folder: Path) -> Path:
     return folder / "runs"
 
 
+def test_a_step_that_changed_nothing_is_named(tmp_path: Path) -> None:
+    for seed, top1 in enumerate((90.0, 91.0)):
+        for step, gain in (("baseline", 0.0), ("training_recipe", 0.0), ("stage_ratio", 1.0)):
+            write_run(tmp_path, top1 + gain, f"+step={step}", f"seed={seed}", "data.holdout=500")
+    told = report.notes(read_study(tmp_path / "runs"))
+    assert "Nothing to change with this base and data, as each run equals its pair: enhanced recipe." in told
+    assert "budget quick (10 of 300 epochs); 6 runs" in told[0]
+    assert told[1].startswith("top-1 on 500 held-out training images after the last epoch")
+
+
 def test_records_to_table(tmp_path: Path) -> None:
     table = read_study(make_study(tmp_path)).table.set_index("step")
     first = "step label n_seeds top1_mean top1_std delta params gmacs images_per_second paper_top1 paper_gmacs status"
