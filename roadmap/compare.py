@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 from scipy import stats
 
-from roadmap.results import Study, read_study
+from roadmap.results import Study, read_study, write_csv
 from roadmap.statistics import DESCRIPTIVE, GAIN, LOSS, Comparison
 
 COLUMNS = [
@@ -110,7 +110,7 @@ def write(a: Path, b: Path, to: Path) -> str:
     said = [f"First: {names[0]}. Second: {names[1]}. Gains in points of top-1.", in_words(table, "First", "second")]
     to.mkdir(parents=True, exist_ok=True)
     written = [to / f"compare.{kind}" for kind in ("csv", "md", "png", "svg")]
-    table.to_csv(written[0], index=False, lineterminator="\n")
+    write_csv(table, written[0])
     written[1].write_text(report.markdown(shown, said), encoding="utf-8")
     picture.draw_beside(table, names, written[2:])
     paths = "\n".join(f"  {path}" for path in written)

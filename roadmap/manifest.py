@@ -66,8 +66,9 @@ def add(runs: Sequence[tuple[RunSpec, list[str]]], layout: Layout) -> None:
         settings = dict(before.runs)
         for spec, words in runs:
             settings.setdefault(record.run_name(spec), setting_of(words))
-        commands = dict.fromkeys([*before.commands, command_line()])
-        content = Manifest(first.study, design, layout, list(commands), settings)
+        new = len(settings) > len(before.runs)  # else the commands before have asked for all of them
+        commands = [*before.commands, command_line()] if new else before.commands
+        content = Manifest(first.study, design, layout, list(dict.fromkeys(commands)), settings)
         text = json.dumps(asdict(content), indent=1, ensure_ascii=False) + "\n"
         if not (folder / NAME).exists() or (folder / NAME).read_text(encoding="utf-8") != text:
             record.write_bytes(folder / NAME, text.encode())

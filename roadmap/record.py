@@ -93,12 +93,22 @@ def run_folder(spec: RunSpec) -> Path:
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The record in a run's folder; None where there is none that can be read."""
+    """The record in a run's folder; None where there is none that can be read. Fields of the config that are newer
+    than the record are at their defaults."""
     try:
         content = json.loads((folder / "record.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) and content.get("format") == FORMAT else None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        return None
+    return content | {"config": _filled(content["config"], config_of(RunSpec()))}
+
+
+def _filled(config: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        k: _filled(config[k], v) for k, v in usual.items() if isinstance(v, dict) and isinstance(config.get(k), dict)
+    }
+    return usual | config | both
 
 
 def finished(spec: RunSpec) -> dict[str, Any] | None:

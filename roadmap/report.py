@@ -20,7 +20,7 @@ import pandas as pd
 from roadmap import compare, paper, record, statistics
 from roadmap.attribution import attribute
 from roadmap.budget import REFERENCE_EPOCHS
-from roadmap.results import Records, Study, read_study
+from roadmap.results import Records, Study, read_study, write_csv
 from roadmap.statistics import Comparison
 
 TITLES = {
@@ -266,12 +266,12 @@ def write(folder: Path, to: Path) -> str:
     to.mkdir(parents=True, exist_ok=True)
     written = [to / f"roadmap.{kind}" for kind in ("csv", "md", "tex", "png", "svg")]
     written.append(to / "index.html")
-    study.table.to_csv(written[0], index=False, lineterminator="\n")
+    write_csv(study.table, written[0])
     texts = [markdown(shown, [*said, *bad, *in_words(study)])]
     title = f"{_all(study.records, 'data')} · base {_all(study.records, 'base')} · {study.name}"
     if len(worth):
         written.append(to / "attribution.csv")
-        worth.to_csv(written[-1], index=False, lineterminator="\n")
+        write_csv(worth, written[-1])
         shown_worth = readable_worth(worth)
         texts.insert(0, markdown(shown_worth, [WORTH_NOTE]))
         picture.draw_worth(worth, title, written[3:5])

@@ -239,6 +239,11 @@ def _tabulate(
     return table
 
 
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Ten digits: as many as are the same on every machine, whatever the order in which its processor sums."""
+    table.to_csv(path, index=False, lineterminator="\n", float_format="%.10g")
+
+
 def _changed(row: Row, before: Row | None) -> str:
     """The paper's section of what sets the row apart from the one that it is compared with, else of its last change;
     2 for row 0, empty where the paper has no such change."""

@@ -154,9 +154,9 @@ def register_sweeper() -> None:
 
 def _prepare(jobs: Sequence[Job]) -> list[Job]:
     """The runs that are not finished, after all that can be said against them has been said."""
-    for data in {repr(job.spec.data): job.spec.data for job in jobs}.values():
-        fetch(data)
     todo = [job for job in jobs if job.spec.force or record.finished(job.spec) is None]
+    for data in {repr(job.spec.data): job.spec.data for job in todo}.values():
+        fetch(data)
     if todo:
         check([job.spec for job in todo])
     return todo

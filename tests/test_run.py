@@ -100,6 +100,16 @@ def test_a_new_field_leaves_finished_runs_found(monkeypatch: pytest.MonkeyPatch)
     assert len({before, with_field, record.config_hash(later)}) == 3
 
 
+def test_a_record_older_than_a_field_has_its_default(tmp_path: Path) -> None:
+    spec = compose("+step=gelu", "budget.lr_multiplier.adamw=3", "data.holdout=9")
+    content = record.start(spec, "")
+    del content["config"]["budget"]["lr_multiplier"]["sgd"], content["config"]["network"]["grn"]
+    del content["config"]["deterministic"]
+    record.write(tmp_path, content)
+    read = record.read(tmp_path)
+    assert read is not None and read["config"] == record.config_of(spec)
+
+
 def test_a_run_starts_from_another_runs_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     first = compose("+step=gelu", *TINY)

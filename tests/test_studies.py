@@ -190,6 +190,9 @@ def test_a_study_grows_by_later_commands(tmp_path: Path, monkeypatch: pytest.Mon
     known = manifest.read(tmp_path / "mine")
     names = [record.run_name(spec) for spec in specs]
     assert known is not None and known.runs == {names[0]: [], names[1]: [], names[2]: ["budget.epochs=3"]}
+    monkeypatch.setattr(sys, "orig_argv", ["python", "run_roadmap.py", "again"])
+    manifest.add([(specs[1], ["seed=0"])], Layout())  # asks for nothing that was not asked for
+    assert manifest.read(tmp_path / "mine") == known
     assert known.commands == ["python run_roadmap.py +study=roadmap 'a b'"]
     (tmp_path / "mine" / "study.json").write_text("{", encoding="utf-8")
     with pytest.raises(SpecError, match="study.json: is no list of runs that can be read"):
