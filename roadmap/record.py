@@ -105,10 +105,9 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 
 def _filled(config: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
-    both = {
-        k: _filled(config[k], v) for k, v in usual.items() if isinstance(v, dict) and isinstance(config.get(k), dict)
-    }
-    return usual | config | both
+    """The config with what it lacks as usual, section by section."""
+    sections = [k for k, v in usual.items() if isinstance(v, dict) and isinstance(config.get(k), dict)]
+    return usual | config | {k: _filled(config[k], usual[k]) for k in sections}
 
 
 def finished(spec: RunSpec) -> dict[str, Any] | None:
