@@ -63,6 +63,8 @@ def config_hash(spec: RunSpec) -> str:
         config["weights"] = hashlib.sha256(Path(spec.weights).read_bytes()).hexdigest()
     for name in ("download", "workers", "quick_epochs", "quick_batch_size", "quick_lr_multiplier"):
         del config["data"][name]
+    used = spec.recipe.optimizer.value
+    config["budget"]["lr_multiplier"] = {used: getattr(spec.budget.lr_multiplier, used)}
     # Only what differs from the defaults: a new field leaves the hashes of runs that do not use it as they were.
     config = _differing(config, config_of(RunSpec()))
     config["transforms"] = sorted(spec.transforms)

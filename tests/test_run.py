@@ -100,6 +100,22 @@ def test_a_new_field_leaves_finished_runs_found(monkeypatch: pytest.MonkeyPatch)
     assert len({before, with_field, record.config_hash(later)}) == 3
 
 
+def test_only_what_decides_the_result_makes_another_run() -> None:
+    def same(*words: str) -> bool:
+        return record.config_hash(compose("+step=gelu", *words)) == record.config_hash(compose("+step=gelu"))
+
+    assert same("budget.lr_multiplier.sgd=3")  # of an optimizer that it does not use
+    assert same("seed=4", "parallel=2", "out=elsewhere", "checkpoint_steps=9")
+    for word in (
+        "budget.lr_multiplier.adamw=3",
+        "recipe.mixup=0",
+        "network.width=40",
+        "precision=fp32",
+        "data.flip=0.5",
+    ):
+        assert not same(word), word
+
+
 def test_a_record_older_than_a_field_has_its_default(tmp_path: Path) -> None:
     spec = compose("+step=gelu", "budget.lr_multiplier.adamw=3", "data.holdout=9")
     content = record.start(spec, "")
