@@ -210,7 +210,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def git() -> dict[str, Any]:
-    """The commit of the checkout that this code runs from, and whether it was changed since; nulls outside of one."""
+    """The commit of this code's checkout, and whether code or configs were changed since; nulls outside of one."""
     folder = road.CONF.parent
 
     def ask(*words: str) -> str | None:
@@ -222,7 +222,8 @@ def git() -> dict[str, Any]:
 
     if ask("ls-files", "--error-unmatch", str(road.CONF / "config.yaml")) is None:
         return {"commit": None, "dirty": None}
-    status = ask("status", "--porcelain", "--untracked-files=no")
+    code = (str(Path(__file__).parent), str(road.CONF), "run_roadmap.py")  # not the reports that runs write
+    status = ask("status", "--porcelain", "--untracked-files=no", "--", *code)
     return {"commit": ask("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 

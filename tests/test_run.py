@@ -10,6 +10,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from roadmap.manifest import Manifest
 from roadmap.recipe import BatchAugment
 from roadmap.results import analyse
 from roadmap.spec import DataSpec, Device, Precision, RunSpec
-from tests.conftest import TINY, CommandLine
+from tests.conftest import ROOT, TINY, CommandLine
 from tests.test_config import images_below
 
 FIELDS = {
@@ -98,6 +100,36 @@ def test_a_new_field_leaves_finished_runs_found(monkeypatch: pytest.MonkeyPatch)
     with_field = record.config_hash(later)
     later.unheard = 1
     assert len({before, with_field, record.config_hash(later)}) == 3
+
+
+ASK_GIT = "import json; from roadmap import record; print(json.dumps(record.git()))"
+
+
+def test_a_checkout_is_dirty_by_its_code_and_configs_not_by_its_reports(tmp_path: Path) -> None:
+    for name in ("roadmap", "conf"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("run_roadmap.py", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    def said(*command: str) -> str:
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+
+    def dirty() -> bool:
+        found = json.loads(said(sys.executable, "-c", ASK_GIT))
+        assert found["commit"] == said("git", "rev-parse", "HEAD")
+        return bool(found["dirty"])
+
+    said("git", "init", "-q")
+    said("git", "add", ".")
+    said("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "all")
+    (tmp_path / "README.md").write_text("changed")
+    assert not dirty()
+    for name in ("run_roadmap.py", "conf/config.yaml", "roadmap/record.py"):
+        before = (tmp_path / name).read_text(encoding="utf-8")
+        (tmp_path / name).write_text(before + "\n", encoding="utf-8")
+        assert dirty(), name
+        (tmp_path / name).write_text(before, encoding="utf-8")
+    assert not dirty()
 
 
 def test_only_what_decides_the_result_makes_another_run() -> None:
