@@ -21,7 +21,7 @@ from roadmap import compare, paper, record, statistics
 from roadmap.attribution import attribute
 from roadmap.budget import REFERENCE_EPOCHS
 from roadmap.results import Records, Study, read_study, write_csv
-from roadmap.statistics import Comparison
+from roadmap.statistics import GAIN, LOSS, Comparison
 
 TITLES = {
     "label": "step",
@@ -228,7 +228,26 @@ def agreement_in_words(study: Study) -> list[str]:
         if not math.isnan(found.tau_low):
             text += f" ({found.tau_low:.2f} to {found.tau_high:.2f})"
         lines.append(text + ". Intervals: 95 %, over seeds.")
+        if table is not None and (by_step := _with_paper(study, setting, table)):
+            lines.append(by_step)
     return lines
+
+
+def _with_paper(study: Study, setting: str, table: int) -> str:
+    """Which of the paper's resolved steps are resolved here, and with which sign; empty where none is."""
+    found: dict[str, list[str]] = {"the same sign": [], "the other sign": [], "": []}
+    resolved, printed, before = statistics.resolved_by_paper(table), paper.gains(table), paper.before(table)
+    for row, other, comparison in zip(study.rows, study.against, study.comparisons, strict=True):
+        if row.setting != setting or row.name not in resolved or other is None or comparison is None:
+            continue
+        if study.rows[other].name == before[row.name]:
+            sign = {GAIN: 1, LOSS: -1}.get(comparison.verdict, 0) * printed[row.name]
+            found["the same sign" if sign > 0 else "the other sign" if sign < 0 else ""].append(row.label)
+    parts = [f"with {how}: {', '.join(labels)}" for how, labels in found.items() if how and labels]
+    if not parts:
+        return ""
+    rest = f"; not resolved here: {', '.join(found[''])}" if found[""] else ""
+    return f"Of the paper's resolved steps, resolved here {'; '.join(parts)}{rest}."
 
 
 def _percent(low: float, high: float) -> str:
