@@ -1,4 +1,5 @@
-"""Write the configs and costs into docs/steps.md: `python docs/fill.py`, or `--check` to see whether they are there."""
+"""Write into the pages what they take from elsewhere: configs and costs into docs/steps.md, results into
+reports/README.md. `python docs/fill.py`, or `--check` to see whether they are there."""
 
 from __future__ import annotations
 
@@ -6,11 +7,15 @@ import re
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from roadmap import cost, road
+import pandas as pd
+
+from roadmap import cost, report, road
 from roadmap.config import compose_network
 
-PAGE = Path(__file__).parent / "steps.md"
+STEPS = Path(__file__).parent / "steps.md"
+REPORTS = Path(__file__).parent.parent / "reports"
 BASES = ("resnet50", "resnet200")
 
 
@@ -35,22 +40,57 @@ def facts(step: str) -> str:
     return "\n".join(lines)
 
 
-def filled(text: str) -> str:
-    """The page with every card's block of facts as it should be."""
+def cards(text: str) -> str:
+    """The page of steps with every card's block of facts as it should be."""
     parts = re.split(r"(?m)^(?=## )", text)
     for i, part in enumerate(parts):
         if part.startswith("## "):
-            block = f"<!-- facts -->\n{facts(part[3:].splitlines()[0])}\n<!-- /facts -->"
-            parts[i] = re.sub(r"(?s)<!-- facts -->.*<!-- /facts -->", lambda _, block=block: block, part)
+            parts[i] = block(part, "facts", facts(part[3:].splitlines()[0]))
     return "".join(parts)
 
 
+def block(text: str, name: str, content: str) -> str:
+    """The text with `content` between its marks <!-- name --> and <!-- /name -->."""
+    whole = f"<!-- {name} -->\n{content}\n<!-- /{name} -->"
+    return re.sub(rf"(?s)<!-- {name} -->.*<!-- /{name} -->", lambda _: whole, text)
+
+
+def results(text: str) -> str:
+    """The page of reports with every published study's table: the block's name is the study's folder."""
+    for name in re.findall(r"<!-- (\w+/\w+) -->", text):
+        text = block(text, name, table(pd.read_csv(REPORTS / name / "roadmap.csv")))
+    return text
+
+
+def table(found: pd.DataFrame) -> str:
+    """A study's rows as a Markdown table: what each gained here, and in the paper, over the row it is compared with."""
+    printed = found.set_index("label")["paper_top1"]
+    lines = ["| step | top-1 (%) | gain | 95 % interval | verdict | gain in the paper | MMACs | images/s |"]
+    lines.append("| :--- | ---: | ---: | ---: | :--- | ---: | ---: | ---: |")
+    for row in found.to_dict("records"):
+        paper_gain = row["paper_top1"] - printed.get(row["against"], float("nan"))
+        cells = [report.marked(row), f"{row['top1_mean']:.2f} ± {row['top1_std']:.2f}", shown("{:+.2f}", row["delta"])]
+        cells += [report.interval(row["delta_low"], row["delta_high"]), shown("{}", row["verdict"])]
+        cells += [shown("{:+.2f}", paper_gain), f"{1000 * row['gmacs']:.2f}", f"{row['images_per_second']:,.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def shown(form: str, value: Any) -> str:
+    return "–" if pd.isna(value) else form.format(value)
+
+
+PAGES = {STEPS: cards, REPORTS / "README.md": results}
+
+
 def main() -> None:
-    old = PAGE.read_text(encoding="utf-8")
-    new = filled(old)
-    if "--check" in sys.argv:
-        sys.exit(0 if old == new else f"{PAGE.name} is not what the configs and networks say: run python docs/fill.py")
-    PAGE.write_text(new, encoding="utf-8")
+    for page, filled in PAGES.items():
+        old = page.read_text(encoding="utf-8")
+        new = filled(old)
+        if old != new and "--check" in sys.argv:
+            sys.exit(f"{page.name} is not what configs, networks and records say: run python docs/fill.py")
+        if old != new:
+            page.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":

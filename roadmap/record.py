@@ -103,7 +103,9 @@ def read(folder: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         return None
-    return content | {"config": _filled(content["config"], config_of(RunSpec()))}
+    if isinstance(content.get("config"), dict):
+        content["config"] = _filled(content["config"], config_of(RunSpec()))
+    return content
 
 
 def _filled(config: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
@@ -223,7 +225,7 @@ def git() -> dict[str, Any]:
     if ask("ls-files", "--error-unmatch", str(road.CONF / "config.yaml")) is None:
         return {"commit": None, "dirty": None}
     code = (str(Path(__file__).parent), str(road.CONF), "run_roadmap.py")  # not the reports that runs write
-    status = ask("status", "--porcelain", "--untracked-files=no", "--", *code)
+    status = ask("status", "--porcelain", "--untracked-files=all", "--", *code)
     return {"commit": ask("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 

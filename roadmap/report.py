@@ -20,8 +20,8 @@ import pandas as pd
 from roadmap import compare, paper, record, statistics
 from roadmap.attribution import attribute
 from roadmap.budget import REFERENCE_EPOCHS
-from roadmap.results import Records, Study, read_study, write_csv
-from roadmap.statistics import GAIN, LOSS, Comparison
+from roadmap.results import Records, Row, Study, read_study, write_csv
+from roadmap.statistics import GAIN, LOSS, NOT_RESOLVED, Comparison
 
 TITLES = {
     "label": "step",
@@ -125,9 +125,8 @@ def notes(study: Study) -> list[str]:
     )
     if table["delta"].notna().any():
         lines += _how_compared(study)
-    same = [line.label for line in table[(table[["delta", "delta_low", "delta_high"]] == 0).all(axis=1)].itertuples()]
-    if same:
-        lines.append(f"Nothing to change with this base and data, as each run equals its pair: {'; '.join(same)}.")
+    if same := [row.label for row, other in zip(study.rows, study.against, strict=True) if _equal(study, row, other)]:
+        lines.append(f"Changes that change nothing here (each run ends with the loss of its pair): {'; '.join(same)}.")
     places = sorted({f"{c['device']['name']}, {c['device']['precision']}" for c in records if c.get("device")})
     if places:
         lines.append(f"Trained on {'; '.join(places)}.")
@@ -135,6 +134,14 @@ def notes(study: Study) -> list[str]:
     if any((10, name) in tables for _, name in paper.SLIPS):
         lines.append(paper.SLIP_NOTE)
     return lines
+
+
+def _equal(study: Study, row: Row, against: int | None) -> bool:
+    """Whether each run ends with the very loss of its pair: a change that this base, data or budget has no use for."""
+    if against is None:
+        return False
+    mine, theirs = ({c["seed"]: c["loss"] for c in each.done} for each in (row, study.rows[against]))
+    return bool(mine) and mine.items() <= theirs.items()
 
 
 def failures(study: Study) -> list[str]:
@@ -227,6 +234,7 @@ def agreement_in_words(study: Study) -> list[str]:
         text += f"Kendall's tau of the gains of all {found.all_steps} is {found.tau:.2f}"
         if not math.isnan(found.tau_low):
             text += f" ({found.tau_low:.2f} to {found.tau_high:.2f})"
+        text += f", which orders by chance reach with p = {found.tau_p:.2g}"
         lines.append(text + ". Intervals: 95 %, over seeds.")
         if table is not None and (by_step := _with_paper(study, setting, table)):
             lines.append(by_step)
@@ -234,20 +242,18 @@ def agreement_in_words(study: Study) -> list[str]:
 
 
 def _with_paper(study: Study, setting: str, table: int) -> str:
-    """Which of the paper's resolved steps are resolved here, and with which sign; empty where none is."""
+    """Which of the paper's resolved steps are resolved here, and with which sign; empty with too few seeds."""
     found: dict[str, list[str]] = {"the same sign": [], "the other sign": [], "": []}
     resolved, printed, before = statistics.resolved_by_paper(table), paper.gains(table), paper.before(table)
     for row, other, comparison in zip(study.rows, study.against, study.comparisons, strict=True):
         if row.setting != setting or row.name not in resolved or other is None or comparison is None:
             continue
-        if study.rows[other].name == before[row.name]:
+        if study.rows[other].name == before[row.name] and comparison.verdict in (GAIN, LOSS, NOT_RESOLVED):
             sign = {GAIN: 1, LOSS: -1}.get(comparison.verdict, 0) * printed[row.name]
             found["the same sign" if sign > 0 else "the other sign" if sign < 0 else ""].append(row.label)
-    parts = [f"with {how}: {', '.join(labels)}" for how, labels in found.items() if how and labels]
-    if not parts:
-        return ""
-    rest = f"; not resolved here: {', '.join(found[''])}" if found[""] else ""
-    return f"Of the paper's resolved steps, resolved here {'; '.join(parts)}{rest}."
+    parts = [f"resolved here with {how}: {', '.join(labels)}" for how, labels in found.items() if how and labels]
+    parts += [f"not resolved here: {', '.join(found[''])}"] if found[""] else []
+    return f"Of the paper's resolved steps, {'; '.join(parts)}." if parts else ""
 
 
 def _percent(low: float, high: float) -> str:
@@ -313,21 +319,24 @@ WORTH_NOTE = (
 
 def worth_in_words(study: Study, worth: pd.DataFrame) -> list[str]:
     """What the Shapley values are, and what had to be left out of them."""
-    orders, seeds = len(study.manifest.layout.orders), len({content["seed"] for content in study.records})
+    orders = len(study.manifest.layout.orders)
     lines = [WORTH_NOTE] if len(worth) else []
-    for setting, found in worth.groupby("setting", sort=False):
-        used = found.iloc[0]
-        if used.n_orders < orders or used.n_seeds < seeds:
-            counted = f"{used.n_orders} of {orders} orders and {used.n_seeds} of {seeds}"
-            lines.append(f"Counted{' of ' + setting if setting else ''} are {counted} {LEFT_OUT}")
-    if orders and not len(worth):
-        lines.append(f"No Shapley values: counted are 0 of {orders} orders and {LEFT_OUT}")
+    for setting in dict.fromkeys(row.setting for row in study.rows) if orders else ():
+        records = [content for row in study.rows if row.setting == setting for content in row.records]
+        seeds = len({content["seed"] for content in records})
+        found = worth[worth["setting"] == setting]
+        used = (int(found["n_orders"].max()), int(found["n_seeds"].max())) if len(found) else (0, 0)
+        if used != (orders, seeds):
+            which = f" ({setting})" if setting else ""
+            text = f"Counted{which} are {used[0]} of {orders} orders and {used[1]} of {seeds} seeds, those of which"
+            lost = any(content["status"] != record.COMPLETED for content in records)
+            lines.append(f"{text} every network is completed.{LEFT_OUT if lost else ''}")
     return lines
 
 
 LEFT_OUT = (
-    "seeds, those of which every network is completed. Leaving out what did not learn flatters the rest: where networks"
-    " are no better than chance, budget.allow_chance=true counts them as they are."
+    " Leaving out what did not learn flatters the rest: where networks are no better than chance,"
+    " budget.allow_chance=true counts them as they are."
 )
 
 

@@ -228,6 +228,7 @@ class Agreement:
     tau: float  # Kendall's, of the gains
     tau_low: float
     tau_high: float
+    tau_p: float  # two-sided: that steps in random order agree, or disagree, as much (SciPy's, for ties)
 
 
 def agreement(accuracies: Mapping[str, Array], table: int) -> Agreement | None:
@@ -260,7 +261,9 @@ def agreement(accuracies: Mapping[str, Array], table: int) -> Agreement | None:
         ends = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
         sign, taus = (tuple(np.quantile(column, ends)) for column in zip(*drawn, strict=True))
     count = int(marked.sum())
-    return Agreement(count, round(share * count) if count else 0, *sign, len(steps), tau, *taus)
+    means = array([accuracies[step].mean() - accuracies[before[step]].mean() for step in steps])
+    tau_p = float(stats.kendalltau(means, theirs).pvalue) if np.ptp(means) > 0 else 1.0
+    return Agreement(count, round(share * count) if count else 0, *sign, len(steps), tau, *taus, tau_p)
 
 
 def resolved_by_paper(table: int) -> set[str]:

@@ -61,17 +61,18 @@ def test_steps_that_the_paper_resolves_are_named_by_what_came_of_them(tmp_path: 
             write_run(tmp_path, top1 + 0.1 * (seed * (i + 3) % 5), f"+step={step}", f"seed={seed}")
     (told,) = [line for line in report.agreement_in_words(read_study(tmp_path / "runs")) if "resolved here" in line]
     assert told == (
-        "Of the paper's resolved steps, resolved here with the same sign: stage ratio; with the other sign:"
-        " depthwise conv; not resolved here: increase width."
+        "Of the paper's resolved steps, resolved here with the same sign: stage ratio; resolved here with the other"
+        " sign: depthwise conv; not resolved here: increase width."
     )
 
 
 def test_a_step_that_changed_nothing_is_named(tmp_path: Path) -> None:
     for seed, top1 in enumerate((90.0, 91.0)):
         for step, gain in (("baseline", 0.0), ("training_recipe", 0.0), ("stage_ratio", 1.0)):
-            write_run(tmp_path, top1 + gain, f"+step={step}", f"seed={seed}", "data.holdout=500")
+            loss = 0.5 + gain + seed
+            write_run(tmp_path, top1 + gain, f"+step={step}", f"seed={seed}", "data.holdout=500", loss=loss)
     told = report.notes(read_study(tmp_path / "runs"))
-    assert "Nothing to change with this base and data, as each run equals its pair: enhanced recipe." in told
+    assert "Changes that change nothing here (each run ends with the loss of its pair): enhanced recipe." in told
     assert "budget quick (10 of 300 epochs); 6 runs" in told[0]
     assert told[1].startswith("top-1 on 500 held-out training images after the last epoch")
 

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,13 @@ def test_a_checkout_is_dirty_by_its_code_and_configs_not_by_its_reports(tmp_path
         assert dirty(), name
         (tmp_path / name).write_text(before, encoding="utf-8")
     assert not dirty()
+
+
+def test_a_changed_default_means_a_new_format(golden: Callable[[str, Any], Any]) -> None:
+    """The hash leaves defaults out, and old records get them: whoever changes one raises FORMAT, or old runs would be
+    taken for new ones. A new field wants the golden written anew, no more."""
+    found = {"format": record.FORMAT, "defaults": record.config_of(RunSpec())}
+    assert golden("defaults", found) == found
 
 
 def test_only_what_decides_the_result_makes_another_run() -> None:

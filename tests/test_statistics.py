@@ -186,8 +186,9 @@ def test_agreement_with_the_paper() -> None:
     assert (same.tau, same.tau_low, same.tau_high, same.sign_low) == pytest.approx((1.0, 1.0, 1.0, 1.0))
     other = statistics.agreement({step: np.full(5, -top1) for step, top1 in printed.items()}, 10)
     assert other is not None and other.same_sign == 0 and other.tau == pytest.approx(-1.0)
+    assert same.tau_p == other.tau_p < 1e-5
     flat = statistics.agreement({step: np.full(5, 50.0) for step in printed}, 10)
-    assert flat is not None and (flat.tau, flat.same_sign) == (0.0, 0)
+    assert flat is not None and (flat.tau, flat.same_sign, flat.tau_p) == (0.0, 0, 1.0)
     assert statistics.agreement({"layer_norm": np.ones(5), "gelu": np.ones(5), "baseline": np.ones(5)}, 10) is None
     one_seed = statistics.agreement({step: np.array([top1]) for step, top1 in printed.items()}, 10)
     assert one_seed is not None and one_seed.tau == pytest.approx(1.0) and math.isnan(one_seed.tau_low)

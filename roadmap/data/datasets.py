@@ -148,7 +148,9 @@ def _evenly(dataset: Dataset[Any], count: int, name: str) -> np.ndarray:
     if count > size:
         raise SpecError(f"{name}={count}: there are only {size}")
     targets = getattr(dataset, "targets", None)
-    by_class = np.arange(size) if targets is None else np.argsort(np.asarray(targets), kind="stable")
+    if targets is None:  # any order may follow the classes
+        return np.sort(np.random.default_rng(0).permutation(size)[:count])
+    by_class = np.argsort(np.asarray(targets), kind="stable")
     return np.asarray(by_class[np.arange(count) * size // count])
 
 
