@@ -380,6 +380,8 @@ def main(arguments: list[str] | None = None) -> None:
     if len(options.study) > 2:
         parser.error("give one study, or two to compare them")
     names = [folder.resolve().name for folder in options.study]
+    if len(set(names)) < len(names):
+        names = ["-".join(folder.resolve().parts[-2:]) for folder in options.study]
     to = options.to or Path("reports") / "-and-".join(names)
     try:
         if len(names) == 2:

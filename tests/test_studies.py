@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -282,7 +283,7 @@ def test_attribution_of_a_known_game(tmp_path: Path) -> None:
     assert "Counted are 0 of 4 orders and 0 of 2 seeds, " in text and "flatters" not in text  # not run is not failed
 
 
-def test_two_studies_side_by_side(tmp_path: Path) -> None:
+def test_two_studies_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gains = {"digits": [0.0, 2.0, 3.0, 2.0], "fashion_mnist": [0.0, 1.0, 3.0, 4.0]}
     for data, values in gains.items():
         specs = []
@@ -300,6 +301,11 @@ def test_two_studies_side_by_side(tmp_path: Path) -> None:
     assert "of 3 that both resolve, 2 agree" in text
     for kind in ("csv", "md", "png", "svg"):
         assert (tmp_path / "told" / f"compare.{kind}").stat().st_size > 300
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tmp_path / "runs", tmp_path / "later" / "runs")
+    shutil.copytree(tmp_path / "digits", tmp_path / "later" / "digits")
+    report.main(["digits", "later/digits"])  # of one name
+    assert (tmp_path / "reports" / f"{tmp_path.name}-digits-and-later-digits" / "compare.md").is_file()
     write_run(tmp_path / "empty", 50.0, "+step=baseline")
     with pytest.raises(FileNotFoundError, match="no step is compared"):
         compare.write(tmp_path / "digits", tmp_path / "empty" / "runs", tmp_path / "none")
