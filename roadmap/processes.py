@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from roadmap import lock, progress, record, road
 from roadmap.progress import LEADS, TEAM, duration, say
 from roadmap.spec import Device, Failures, RunSpec, SpecError
-from roadmap.stop import STOPPED, Stopped, listening
+from roadmap.stop import STOPPED, Stopped, listening, raise_at_once
 
 GPU_FILES = ("nvidia[0-9]*", "kfd", "dxg")  # in /dev, where a driver of NVIDIA, AMD, or Windows below WSL is loaded
 BUSY = 76  # exit code of a process that found its run in another one's hands
@@ -268,19 +268,20 @@ def listen() -> None:
 
 
 def _child(job: Job, title: str, threads: int | None, gpus: str | None, number: int) -> None:
-    listen()
-    _log_to(job)
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
-    os.environ["ROADMAP_GROUP"] = str(number)
-    if gpus is not None:  # not what the server was started with: Ray gives each of its tasks others
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
-    import torch
-
-    from roadmap.run import run
-
-    if threads is not None:
-        torch.set_num_threads(threads)
     try:
+        raise_at_once()  # a signal before the training, or after it; now they may come
+        listen()
+        _log_to(job)
+        threading.Thread(target=_stop_with_parent, daemon=True).start()
+        os.environ["ROADMAP_GROUP"] = str(number)
+        if gpus is not None:  # not what the server was started with: Ray gives each of its tasks others
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+        import torch
+
+        from roadmap.run import run
+
+        if threads is not None:
+            torch.set_num_threads(threads)
         content = run(job.spec, job.command, title)
         sys.exit(0 if content["status"] == record.COMPLETED else 1)
     except SpecError as error:  # known only now, as a batch larger than the data: the sweep goes on without it
@@ -290,8 +291,6 @@ def _child(job: Job, title: str, threads: int | None, gpus: str | None, number: 
         sys.exit(BUSY)
     except Stopped as stopped:
         say(f"{title}: {stopped}")
-        sys.exit(STOPPED)
-    except KeyboardInterrupt:  # before training: there is nothing to keep
         sys.exit(STOPPED)
 
 
