@@ -236,7 +236,7 @@ def _tabulate(
         lines.append(line)
     table = pd.DataFrame(lines, columns=COLUMNS)
     table[["params", "n_pairs"]] = table[["params", "n_pairs"]].astype("Int64")
-    return table
+    return table.round(9)  # so that every form of the table rounds the same number
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
