@@ -7,7 +7,6 @@ import re
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -58,26 +57,19 @@ def block(text: str, name: str, content: str) -> str:
 def results(text: str) -> str:
     """The page of reports with every published study's table: the block's name is the study's folder."""
     for name in re.findall(r"<!-- (\w+/\w+) -->", text):
-        text = block(text, name, table(pd.read_csv(REPORTS / name / "roadmap.csv")))
+        text = block(text, name, table(pd.read_csv(REPORTS / name / "roadmap.csv").fillna({"verdict": ""})))
     return text
 
 
 def table(found: pd.DataFrame) -> str:
     """A study's rows as a Markdown table: what each gained here, and in the paper, over the row it is compared with."""
+    shown = report.readable(found)[["step", "top-1 (%)", "gain", "95 % interval", "verdict", "images/s"]]
     printed = found.set_index("label")["paper_top1"]
-    lines = ["| step | top-1 (%) | gain | 95 % interval | verdict | gain in the paper | MMACs | images/s |"]
-    lines.append("| :--- | ---: | ---: | ---: | :--- | ---: | ---: | ---: |")
-    for row in found.to_dict("records"):
-        paper_gain = row["paper_top1"] - printed.get(row["against"], float("nan"))
-        cells = [report.marked(row), f"{row['top1_mean']:.2f} ± {row['top1_std']:.2f}", shown("{:+.2f}", row["delta"])]
-        cells += [report.interval(row["delta_low"], row["delta_high"]), shown("{}", row["verdict"])]
-        cells += [shown("{:+.2f}", paper_gain), f"{1000 * row['gmacs']:.2f}", f"{row['images_per_second']:,.0f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def shown(form: str, value: Any) -> str:
-    return "–" if pd.isna(value) else form.format(value)
+    gains = found["paper_top1"] - found["against"].map(printed)
+    if gains.notna().any():
+        shown.insert(5, "gain in the paper", [report.number("{:+.2f}", gain) for gain in gains])
+    shown.insert(shown.columns.size - 1, "MMACs", [f"{1000 * gmacs:.2f}" for gmacs in found["gmacs"]])
+    return report.markdown(shown, []).strip()
 
 
 PAGES = {STEPS: cards, REPORTS / "README.md": results}

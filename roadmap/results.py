@@ -211,17 +211,17 @@ def _tabulate(
             "top1_std": top1.std(),
             "params": costs.get("params"),
             "gmacs": costs.get("gmacs"),
-            "images_per_second": _median(done, "images_per_second"),
+            "images_per_second": _values(done, "images_per_second").median(),
             "paper_top1": fact.top1 if fact else math.nan,
             "paper_gmacs": fact.gmacs if fact else math.nan,
             "status": next(status for status in STATUSES if counts[status]),
             "against": rows[other].label if other is not None else "",
             "top1_low": low,
             "top1_high": high,
-            "top5_mean": _mean(done, "top5"),
-            "loss_mean": _mean(done, "loss"),
-            "wall_seconds": _median(done, "wall_seconds"),
-            "peak_memory_mib": _mean(done, "peak_memory_mib"),
+            "top5_mean": _values(done, "top5").mean(),
+            "loss_mean": _values(done, "loss").mean(),
+            "wall_seconds": _values(done, "wall_seconds").median(),
+            "peak_memory_mib": _values(done, "peak_memory_mib").mean(),
             "n_failed": counts[record.FAILED],
             "n_diverged": counts[record.DIVERGED],
             "variant": any(info["variant"] for info in infos),
@@ -255,9 +255,5 @@ def _changed(row: Row, before: Row | None) -> str:
     return here.get(known[-1], road.transforms()[known[-1]].section)
 
 
-def _mean(records: Records, key: str) -> float:
-    return float(pd.Series([content[key] for content in records], dtype=float).mean())
-
-
-def _median(records: Records, key: str) -> float:
-    return float(pd.Series([content[key] for content in records], dtype=float).median())
+def _values(records: Records, key: str) -> pd.Series:
+    return pd.Series([content[key] for content in records], dtype=float)

@@ -244,25 +244,23 @@ def agreement(accuracies: Mapping[str, Array], table: int) -> Agreement | None:
     theirs = array([printed[step] for step in steps])
     marked = np.array([step in resolved_by_paper(table) for step in steps])
 
-    def scores(means: Mapping[str, float]) -> tuple[float, float]:
+    def scores(means: Mapping[str, float]) -> tuple[float, float, float]:
         mine = array([means[step] - means[before[step]] for step in steps])
         same = np.sign(mine[marked]) == np.sign(theirs[marked])
-        tau = float(stats.kendalltau(mine, theirs).statistic) if np.ptp(mine) > 0 else 0.0
-        return float(same.mean()) if marked.any() else math.nan, tau
+        tau, p = stats.kendalltau(mine, theirs) if np.ptp(mine) > 0 else (0.0, 1.0)
+        return float(same.mean()) if marked.any() else math.nan, float(tau), float(p)
 
     def another(values: Array) -> float:
         scale = math.sqrt(len(values) / (len(values) - 1))
         return float(values.mean() + scale * (generator.choice(values, len(values)).mean() - values.mean()))
 
-    share, tau = scores({step: values.mean() for step, values in accuracies.items()})
+    share, tau, tau_p = scores({step: values.mean() for step, values in accuracies.items()})
     sign, taus, generator = NONE, NONE, np.random.default_rng(0)
     if all(len(values) > 1 for values in accuracies.values()):
         drawn = [scores({s: another(values) for s, values in accuracies.items()}) for _ in range(RESAMPLES // 2)]
         ends = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-        sign, taus = (tuple(np.quantile(column, ends)) for column in zip(*drawn, strict=True))
+        sign, taus, _ = (tuple(np.quantile(column, ends)) for column in zip(*drawn, strict=True))
     count = int(marked.sum())
-    means = array([accuracies[step].mean() - accuracies[before[step]].mean() for step in steps])
-    tau_p = float(stats.kendalltau(means, theirs).pvalue) if np.ptp(means) > 0 else 1.0
     return Agreement(count, round(share * count) if count else 0, *sign, len(steps), tau, *taus, tau_p)
 
 
