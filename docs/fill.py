@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pandas as pd
 
 from roadmap import cost, report, road
 from roadmap.config import compose_network
+from roadmap.results import read_study
 
 STEPS = Path(__file__).parent / "steps.md"
 REPORTS = Path(__file__).parent.parent / "reports"
@@ -55,21 +57,39 @@ def block(text: str, name: str, content: str) -> str:
 
 
 def results(text: str) -> str:
-    """The page of reports with every published study's table: the block's name is the study's folder."""
-    for name in re.findall(r"<!-- (\w+/\w+) -->", text):
-        text = block(text, name, table(pd.read_csv(REPORTS / name / "roadmap.csv").fillna({"verdict": ""})))
+    """The page of reports with the tables of the published studies: a block's name is that of one study, or of two."""
+    for folder, names in re.findall(r"<!-- (\w+)/([\w+]+) -->", text):
+        studies = [read_study(REPORTS / folder / name) for name in names.split("+")]
+        if studies[0].manifest.design == "grid":
+            content = "\n\n".join([path(studies[0].table), *report.agreement_in_words(studies[0])])
+        else:
+            content = parts(pd.concat([study.table for study in studies]))
+        text = block(text, f"{folder}/{names}", content)
     return text
 
 
-def table(found: pd.DataFrame) -> str:
-    """A study's rows as a Markdown table: what each gained here, and in the paper, over the row it is compared with."""
-    shown = report.readable(found)[["step", "top-1 (%)", "gain", "95 % interval", "verdict", "images/s"]]
+def path(found: pd.DataFrame) -> str:
+    """The rows of a road as a Markdown table: what each gained here, and in the paper, over the one before it."""
+    shown = report.readable(found)[["step", "top-1 (%)", "gain", "95 % interval", "p (Holm)", "verdict", "images/s"]]
     printed = found.set_index("label")["paper_top1"]
     gains = found["paper_top1"] - found["against"].map(printed)
-    if gains.notna().any():
-        shown.insert(5, "gain in the paper", [report.number("{:+.2f}", gain) for gain in gains])
-    shown.insert(shown.columns.size - 1, "MMACs", [f"{1000 * gmacs:.2f}" for gmacs in found["gmacs"]])
+    shown.insert(6, "gain in the paper", [report.number("{:+.2f}", gain) for gain in gains])
+    shown.insert(7, "MMACs", [f"{1000 * gmacs:.2f}" for gmacs in found["gmacs"]])
     return report.markdown(shown, []).strip()
+
+
+def parts(found: pd.DataFrame) -> str:
+    """The rows of studies that add parts and leave them out as a Markdown table, one line for each part."""
+    cells: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
+    for row in report.readable(found).to_dict("records"):
+        how, part = row["step"].split(" ", 1)  # as "with AdamW", "without AdamW", "nothing added"
+        if how == "nothing":
+            cells["nothing: top-1 (%)"][part] = row["top-1 (%)"], ""
+        else:
+            cells[part]["added" if how == "with" else "left out"] = row["gain"], row["95 % interval"]
+    lines = [(part, *sides.get("added", ("", "")), *sides.get("left out", ("", ""))) for part, sides in cells.items()]
+    columns = ["step", "added", "95 % interval", "left out", "95 % interval"]
+    return report.markdown(pd.DataFrame(lines, columns=columns), []).strip()
 
 
 PAGES = {STEPS: cards, REPORTS / "README.md": results}

@@ -15,6 +15,7 @@ from tests.conftest import ROOT, background
 
 FOUND = (path.parent for path in (ROOT / "reports").glob("*/*/study.json"))
 PUBLISHED = sorted(folder for folder in FOUND if folder.name != record.RUNS)
+PAGE = (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
 TABLES = ("roadmap.csv", "roadmap.md", "roadmap.tex")
 MIB = 2**20
 
@@ -57,12 +58,14 @@ def test_the_commands_find_all_of_their_runs(study: Path, tmp_path: Path, monkey
 
     known = manifest.read(study)
     assert known is not None and known.commands
-    plans = [said(command, "plan=true") for command in known.commands]
+    told = re.findall(rf"(?m)^uv run (run_roadmap\.py .*\+study={study.name}\b.*)$", PAGE)
+    commands = [*known.commands, *(f"python {command}" for command in told)]
+    plans = [said(command, "plan=true") for command in commands]
     done = {title for plan in plans for title in re.findall(r"(?m)^  done +\S+  (.*?):", plan)}
     assert len(done) == len(known.runs)
     if any(re.search("(?m)^  to do", plan) for plan in plans):
         pytest.skip("this tree has steps that the study had not: its commands would train them")
-    for command in known.commands:
+    for command in commands:
         assert re.search(r"(\d+) runs below \S+, \1 of them finished before", said(command))
     for path in sorted(study.iterdir()):
         if path.suffix != ".png":  # whose bytes are the libraries'
@@ -84,3 +87,18 @@ def test_published_records_are_whole_small_and_of_no_one_machine(folder: Path) -
     assert all(len(found) == 1 for found in precisions.values()), precisions
     published = [path for path in folder.rglob("*") if path.suffix not in (".pt", ".txt")]
     assert sum(path.stat().st_size for path in published if path.is_file()) < 20 * MIB
+
+
+NUMBER = r"(?<![\w.,])[-+]?\d+(?:,\d{3})*(?:\.\d+)?"
+
+
+def test_every_number_of_a_finding_stands_in_a_report_or_in_the_rule() -> None:
+    """With its sign, if it has one."""
+    sources = [path.read_text("utf-8") for study in PUBLISHED for path in study.glob("roadmap.md")]
+    sources += [path.read_text("utf-8") for path in (ROOT / "experiments").glob("*_*.md")]
+    filled = r"(?s)<!-- (\S+) -->.*?<!-- /\1 -->"
+    sources += [match[0] for match in re.finditer(filled, PAGE)]
+    there = {form for number in re.findall(NUMBER, "\n".join(sources)) for form in (number, number.lstrip("+-"))}
+    told = re.findall(NUMBER, re.sub(r"(?s)```.*?```|\]\(\S+\)", "", re.sub(filled, "", PAGE)))
+    assert told
+    assert not [number for number in told if number not in there]
