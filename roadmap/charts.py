@@ -49,9 +49,9 @@ def _pictured(draw: Callable[[Path], None], said: str) -> Markup:
 
 
 def accuracy_curves(group: list[dict[str, Any]], key: str, said: str) -> Markup:
-    """Test top-1 of each seed in `group` over the epochs."""
+    """Top-1 of each seed in `group` over the epochs."""
     with plt.rc_context(STYLE):
-        figure, axes = _over_epochs("test top-1 (%)")
+        figure, axes = _over_epochs(f"{evaluated(group)} top-1 (%)")
         for content, style in zip(group, _lines(len(group)), strict=True):
             epochs, values = _series(content, "test_top1")
             axes.plot(epochs, values, label=f"seed {content['seed']}", **style | _dots(len(epochs)))
@@ -60,14 +60,19 @@ def accuracy_curves(group: list[dict[str, Any]], key: str, said: str) -> Markup:
 
 
 def loss_curves(group: list[dict[str, Any]], key: str, said: str) -> Markup:
-    """Training and test loss of each seed in `group` over the epochs."""
+    """Training loss and that of the evaluations, of each seed in `group` over the epochs."""
     with plt.rc_context(STYLE):
-        figure, axes = _over_epochs("loss: test, and paler training")
+        figure, axes = _over_epochs(f"loss: {evaluated(group)}, and paler training")
         for content, style in zip(group, _lines(len(group)), strict=True):
             epochs, values = _series(content, "test_loss")
             axes.plot(epochs, values, **style | _dots(len(epochs)))
             axes.plot(*_series(content, "train_loss"), **style | {"linewidth": 1.0, "alpha": 0.45})
         return _inline(figure, key, said)
+
+
+def evaluated(group: list[dict[str, Any]]) -> str:
+    """The images on which top-1 and loss were taken, in a word."""
+    return "held-out" if group[0]["config"]["data"]["holdout"] else "test"
 
 
 def _over_epochs(title: str) -> tuple[Any, Any]:

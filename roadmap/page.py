@@ -290,8 +290,9 @@ def _curves(group: Records, i: int) -> list[Markup]:
             told.append(f"seed {content['seed']}: {way}")
         return "; ".join(told)
 
-    top1 = f"Test top-1 over the epochs, in percent. {words('test_top1', '{:.1f}')}."
-    loss = f"Loss over the epochs. Test: {words('test_loss', '{:.2f}')}. Training: {words('train_loss', '{:.2f}')}."
+    images = charts.evaluated(group).capitalize()
+    top1 = f"{images} top-1 over the epochs, in percent. {words('test_top1', '{:.1f}')}."
+    loss = f"Loss over the epochs. {images}: {words('test_loss', '{:.2f}')}. Training: {words('train_loss', '{:.2f}')}."
     return [charts.accuracy_curves(group, f"top1-{i}", top1), charts.loss_curves(group, f"loss-{i}", loss)]
 
 

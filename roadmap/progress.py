@@ -61,7 +61,7 @@ class RunProgress:
         done, total = epoch * self.steps + step, self.epochs * self.steps
         text = f"epoch {epoch + 1}/{self.epochs} · loss {loss:.3f} · {images_per_second or 0:,.0f} images/s"
         if self.test is not None:
-            text += f" · test {self.test:.1f} %"
+            text += f" · top-1 {self.test:.1f} %"
         now = time.perf_counter()
         if self.live is not None:
             self.live.update(self.task, completed=done, description=text)
