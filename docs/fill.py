@@ -53,7 +53,7 @@ def cards(text: str) -> str:
 def block(text: str, name: str, content: str) -> str:
     """The text with `content` between its marks <!-- name --> and <!-- /name -->."""
     whole = f"<!-- {name} -->\n{content}\n<!-- /{name} -->"
-    return re.sub(rf"(?s)<!-- {name} -->.*<!-- /{name} -->", lambda _: whole, text)
+    return re.sub(rf"(?s)<!-- {re.escape(name)} -->.*<!-- /{re.escape(name)} -->", lambda _: whole, text)
 
 
 def results(text: str) -> str:
@@ -63,7 +63,7 @@ def results(text: str) -> str:
         if studies[0].manifest.design == "grid":
             content = "\n\n".join([path(studies[0].table), *report.agreement_in_words(studies[0])])
         else:
-            content = parts(pd.concat([study.table for study in studies]))
+            content = parts(pd.concat([study.table for study in studies], ignore_index=True))
         text = block(text, f"{folder}/{names}", content)
     return text
 
