@@ -73,7 +73,7 @@ def path(found: pd.DataFrame) -> str:
     shown = report.readable(found)[["step", "top-1 (%)", "gain", "95 % interval", "p (Holm)", "verdict", "images/s"]]
     printed = found.set_index("label")["paper_top1"]
     gains = found["paper_top1"] - found["against"].map(printed)
-    shown.insert(6, "gain in the paper", [report.number("{:+.2f}", gain) for gain in gains])
+    shown.insert(6, "gain in the paper", [report.or_dash("{:+.2f}", gain) for gain in gains])
     shown.insert(7, "MMACs", [f"{1000 * gmacs:.2f}" for gmacs in found["gmacs"]])
     return report.markdown(shown, []).strip()
 

@@ -42,8 +42,8 @@ WORTH = {"label": "step", "value": "worth", "interval": "95 % interval", "n_orde
 TEXT_COLUMNS = {TITLES["label"], TITLES["verdict"], TITLES["status"]}
 
 
-def number(form: str, value: Any) -> str:
-    """By its format; a dash for one that is missing."""
+def or_dash(form: str, value: Any) -> str:
+    """The value by its format; a dash where there is none."""
     return "–" if pd.isna(value) else form.format(value)
 
 
@@ -71,18 +71,18 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     shown["label"] = [marked(line) for line in table.to_dict("records")]
     shown["n_seeds"] = table["n_seeds"].astype(str)
     shown["top1"] = [
-        number("{:.2f}", mean) + ("" if pd.isna(std) else f" ± {std:.2f}")
+        or_dash("{:.2f}", mean) + ("" if pd.isna(std) else f" ± {std:.2f}")
         for mean, std in zip(table["top1_mean"], table["top1_std"], strict=True)
     ]
-    shown["delta"] = [number("{:+.2f}", value) for value in table["delta"]]
+    shown["delta"] = [or_dash("{:+.2f}", value) for value in table["delta"]]
     shown["interval"] = [interval(*ends) for ends in zip(table["delta_low"], table["delta_high"], strict=True)]
-    shown["p_holm"] = [number("{:.2g}", value) for value in table["p_holm"]]
+    shown["p_holm"] = [or_dash("{:.2g}", value) for value in table["p_holm"]]
     shown["verdict"] = table["verdict"].where(table["verdict"] != "", "–")
-    shown["params"] = [number("{:.2f}", value / 1e6) for value in table["params"]]
-    shown["gmacs"] = [number("{:.3g}", value) for value in table["gmacs"]]
-    shown["images_per_second"] = [number("{:,.0f}", value) for value in table["images_per_second"]]
-    shown["paper_top1"] = [number("{:.2f}", value) for value in table["paper_top1"]]
-    shown["paper_gmacs"] = [number("{:.2f}", value) for value in table["paper_gmacs"]]
+    shown["params"] = [or_dash("{:.2f}", value / 1e6) for value in table["params"]]
+    shown["gmacs"] = [or_dash("{:.3g}", value) for value in table["gmacs"]]
+    shown["images_per_second"] = [or_dash("{:,.0f}", value) for value in table["images_per_second"]]
+    shown["paper_top1"] = [or_dash("{:.2f}", value) for value in table["paper_top1"]]
+    shown["paper_gmacs"] = [or_dash("{:.2f}", value) for value in table["paper_gmacs"]]
     shown["status"] = [status(line) for line in table.to_dict("records")]
     if table["delta"].isna().all():
         shown = shown.drop(columns=["delta", "interval", "p_holm", "verdict"])
@@ -92,7 +92,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 def readable_worth(worth: pd.DataFrame) -> pd.DataFrame:
     shown = pd.DataFrame()
     shown["label"] = (worth["label"] + " " + worth["setting"]).str.strip()
-    shown["value"] = [number("{:+.2f}", value) for value in worth["value"]]
+    shown["value"] = [or_dash("{:+.2f}", value) for value in worth["value"]]
     shown["interval"] = [interval(*ends) for ends in zip(worth["low"], worth["high"], strict=True)]
     for name in ("n_orders", "n_seeds"):
         shown[name] = worth[name].astype(str)

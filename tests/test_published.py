@@ -59,7 +59,7 @@ def test_the_commands_find_all_of_their_runs(study: Path, tmp_path: Path, monkey
     known = manifest.read(study)
     assert known is not None and known.commands
     told = re.findall(rf"(?m)^uv run (run_roadmap\.py .*\+study={study.name}\b.*)$", PAGE)
-    commands = [*known.commands, *(f"python {command}" for command in told)]
+    commands = list(dict.fromkeys([*known.commands, *(f"python {command}" for command in told)]))
     plans = [said(command, "plan=true") for command in commands]
     done = {title for plan in plans for title in re.findall(r"(?m)^  done +\S+  (.*?):", plan)}
     assert len(done) == len(known.runs)
