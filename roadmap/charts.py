@@ -33,7 +33,7 @@ MUTED, FRONT = "#777777", "#0072b2"
 
 def road(study: Study, said: str) -> Markup:
     """The picture of `roadmap.picture`; `said` is what it says, in words."""
-    return _pictured(lambda path: picture.draw(study.table, study.rows, "", [path]), said)
+    return _pictured(lambda path: picture.draw(study, "", [path]), said)
 
 
 def worth(values: pd.DataFrame, said: str) -> Markup:

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from roadmap import record
-from roadmap.results import Row
+from roadmap.results import Row, Study
 
 # The paper's sections, 2 for row 0, with headings and colours (Okabe and Ito's palette: safe for colour-blind readers).
 SECTIONS = {
@@ -35,15 +35,19 @@ STYLE = {"font.size": 10, "axes.edgecolor": INK, "text.color": INK, "svg.hashsal
 STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "hatch.linewidth": 1.2}
 
 
-def draw(table: pd.DataFrame, rows: list[Row], title: str, paths: list[Path]) -> None:
-    """Draw the `table` of a study (see `results.COLUMNS`) with the dots of its `rows` into every path."""
+def draw(study: Study, title: str, paths: list[Path]) -> None:
+    """Draw the table of a study (see `results.COLUMNS`) with a dot for every run into every path. Networks that are no
+    road, as each lacks another step, have no line from one to the next and no road of the paper beside them."""
+    table, is_road = study.table, study.manifest.design == "grid"
     with plt.rc_context(STYLE):
         height = 0.42 * len(table) + 2.1
         figure, (bars, costs) = plt.subplots(
             1, 2, figsize=(11, height), sharey=True, width_ratios=[4, 1], layout="constrained"
         )
-        _draw_accuracy(bars, table, rows)
-        _draw_costs(costs, table)
+        _draw_accuracy(bars, table, study.rows)
+        if is_road and table["paper_top1"].notna().any():
+            _draw_paper(bars, table)
+        _draw_costs(costs, table, "-o" if is_road else "o")
         bars.set_yticks(range(len(table)), table["label"])
         bars.set_ylim(len(table) - 0.4, -0.6)
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
@@ -122,8 +126,6 @@ def _draw_accuracy(axes: Any, table: pd.DataFrame, rows: list[Row]) -> None:
     axes.set_xlabel("top-1 accuracy (%), axis not from zero")
     axes.grid(axis="x", color=FAINT, zorder=0)
     axes.tick_params(axis="y", length=0)
-    if table["paper_top1"].notna().any():
-        _draw_paper(axes, table)
 
 
 def _draw_paper(axes: Any, table: pd.DataFrame) -> None:
@@ -138,18 +140,19 @@ def _draw_paper(axes: Any, table: pd.DataFrame) -> None:
     top.tick_params(labelsize=9)
 
 
-def _draw_costs(axes: Any, table: pd.DataFrame) -> None:
+def _draw_costs(axes: Any, table: pd.DataFrame, line: str) -> None:
     aside = table["variant"] | table["reference"]
     path = table[~aside]
     unit, scale = ("GMACs", 1.0) if table["gmacs"].max() >= 1 else ("MMACs", 1e3)
-    axes.plot(path["gmacs"] * scale, path.index, "-o", color=INK, markersize=4, linewidth=1.4, zorder=3)
+    axes.plot(path["gmacs"] * scale, path.index, line, color=INK, markersize=4, linewidth=1.4, zorder=3)
     variants = table[aside]
     axes.plot(
         variants["gmacs"] * scale, variants.index, "o", color="white", markeredgecolor=INK, markersize=4, zorder=3
     )
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
     for y, value in zip(table.index, table["gmacs"] * scale, strict=True):
-        axes.annotate(f"{value:.3g}", (value, y), (6, 0), textcoords="offset points", va="center", fontsize=8, bbox=box)
+        said = f"{value:#.3g}".rstrip(".")
+        axes.annotate(said, (value, y), (6, 0), textcoords="offset points", va="center", fontsize=8, bbox=box)
     costs = table["gmacs"].dropna() * scale
     if len(costs):
         span = max(costs.max() - costs.min(), 0.1 * costs.max())

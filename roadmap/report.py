@@ -302,7 +302,7 @@ def write(folder: Path, to: Path) -> str:
         texts.insert(0, markdown(shown_worth, [WORTH_NOTE]))
         picture.draw_worth(worth, title, written[3:5])
     else:
-        picture.draw(study.table, study.rows, title, written[3:5])
+        picture.draw(study, title, written[3:5])
     written[1].write_text("\n".join(texts), encoding="utf-8")
     written[2].write_text(latex(shown, [*said, *bad]), encoding="utf-8")
     page.write(written[5], title, study, worth, said)

@@ -171,6 +171,8 @@ def test_studies_share_their_runs(command_line: CommandLine, tmp_path: Path) -> 
     asked = ["python", "run_roadmap.py", "+study=leave_one_out", "design.full=patchify_stem", *words]
     assert known.commands == [shlex.join(asked)]
     table = pd.read_csv(tmp_path / "reports" / "leave_one_out" / "roadmap.csv")
+    pictures = [tmp_path / "reports" / name / "roadmap.svg" for name in ("leave_one_out", "other")]
+    assert ["paper: ImageNet" in path.read_text("utf-8") for path in pictures] == [False, True]  # beside a road alone
     labels = ["nothing left out", "without enhanced recipe", "without stage ratio", "without patchify stem"]
     assert table["label"].tolist() == labels
     assert table["against"].fillna("").tolist() == ["", *["nothing left out"] * 3]
