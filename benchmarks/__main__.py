@@ -3,6 +3,7 @@
     python -m benchmarks timm      # training steps against timm's train.py, and our loader against our trainer
     python -m benchmarks peak      # each station's share of what the processor can multiply
     python -m benchmarks study     # the whole road against the same runs one after another with timm's pieces
+    python -m benchmarks stations  # the networks of the published study against its ResNet: multiply-adds, images/s
 
 `python benchmarks/kernels.py` tells what our CPU kernels are worth by themselves.
 Prints Markdown with the machine's description; ratios as minimum / median / maximum of the repeats.
@@ -140,6 +141,23 @@ def whole_study(options: argparse.Namespace) -> None:
         print(f"| {name} ({chosen}) | {len(steps)} | {timm:,.0f} s | {mine:,.0f} s | {ratio} |", flush=True)
 
 
+def stations(options: argparse.Namespace) -> None:
+    """Round after round, so that what else the machine does meets all; as the study trains, one thread for each run."""
+    names = [step for step in road.all_steps() if step != "resnextify"]
+    words = {name: (f"+step={name}",) for name in names} | {"swin": ("+transform=[swin]",)}
+    all_cases = [Case(name, (*own, "+preset=fashion_mnist", *options.fashion)) for name, own in words.items()]
+    rounds = [
+        [_rate(ours, c, "all", options=options, threads=PLACED) for c in all_cases] for _ in range(options.repeats)
+    ]
+    rates = {case.name: rates for case, rates in zip(all_cases, zip(*rounds, strict=True), strict=True)}
+    costs = {case.name: measure(compose(*case.words).network, 32).gmacs * 1e3 for case in all_cases}
+    first = "training_recipe"
+    print(f"| network | MMACs | of {first}'s | images/s | of {first}'s |\n| :--- | ---: | ---: | ---: | :--- |")
+    for name, found in rates.items():
+        ratio = _ratios(found, rates[first])
+        print(f"| {name} | {costs[name]:.2f} | {costs[name] / costs[first]:.2f} | {_median(found):,.0f} | {ratio} |")
+
+
 def _rate(maker: Any, *arguments: Any, options: argparse.Namespace, threads: list[int] = ONE_PROCESS) -> float:
     return images_per_second(maker, *arguments, threads=threads, seconds=options.seconds)
 
@@ -178,7 +196,7 @@ def _matmul_peak(dtype: torch.dtype) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = {"timm": against_timm, "peak": share_of_peak, "study": whole_study}
+    what = {"timm": against_timm, "peak": share_of_peak, "study": whole_study, "stations": stations}
     parser.add_argument("what", choices=what)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--study-repeats", type=int, default=1)

@@ -7,13 +7,15 @@ import re
 import sys
 from collections import defaultdict
 from functools import cache
+from itertools import combinations
 from pathlib import Path
+from statistics import mean
 
 import pandas as pd
 
 from roadmap import cost, report, road
 from roadmap.config import compose_network
-from roadmap.results import read_study
+from roadmap.results import Study, read_study
 
 STEPS = Path(__file__).parent / "steps.md"
 REPORTS = Path(__file__).parent.parent / "reports"
@@ -61,10 +63,11 @@ def results(text: str) -> str:
     for folder, names in re.findall(r"<!-- (\w+)/([\w+]+) -->", text):
         studies = [read_study(REPORTS / folder / name) for name in names.split("+")]
         if studies[0].manifest.design == "grid":
-            content = "\n\n".join([path(studies[0].table), *report.agreement_in_words(studies[0])])
+            content = [path(studies[0].table), *report.agreement_in_words(studies[0]), fit(studies[0])]
         else:
-            content = parts(pd.concat([study.table for study in studies], ignore_index=True))
-        text = block(text, f"{folder}/{names}", content)
+            content = [parts(pd.concat([study.table for study in studies], ignore_index=True))]
+        content += [line for study in studies for line in (*report.unchanged(study), *report.failures(study))]
+        text = block(text, f"{folder}/{names}", "\n\n".join(content))
     return text
 
 
@@ -76,6 +79,21 @@ def path(found: pd.DataFrame) -> str:
     shown.insert(6, "gain in the paper", [report.or_dash("{:+.2f}", gain) for gain in gains])
     shown.insert(7, "MMACs", [f"{1000 * gmacs:.2f}" for gmacs in found["gmacs"]])
     return report.markdown(shown, []).strip()
+
+
+def fit(study: Study) -> str:
+    """How often, of two networks of the road, the one that fits the training images better is the more accurate."""
+    points = []
+    for row in study.rows:
+        if "training_recipe" in row.transforms and row.done:  # losses of one recipe, as labels are smoothed and mixed
+            loss = mean(content["curve"][-1]["train_loss"] for content in row.done)
+            points.append((loss, mean(row.top1)))
+    pairs = list(combinations(sorted(points), 2))
+    better = sum(first[1] > second[1] for first, second in pairs)
+    return (
+        f"Of two networks under the enhanced recipe the one with the lower training loss in the last epoch is the more"
+        f" accurate in {better} of {len(pairs)} pairs."
+    )
 
 
 def parts(found: pd.DataFrame) -> str:

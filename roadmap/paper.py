@@ -82,7 +82,7 @@ def rows(table: int) -> tuple[PaperRow, ...]:
 def gains(table: int) -> dict[str, float]:
     """What each step of the path gained over the one before, percent."""
     path = [row for row in rows(table) if row.adopted]
-    return {after.step: after.top1 - before.top1 for before, after in pairwise(path)}
+    return {after.step: round(after.top1 - before.top1, 2) for before, after in pairwise(path)}
 
 
 def path(table: int) -> list[str]:

@@ -36,9 +36,13 @@ STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "hatch.linewidth
 
 
 def draw(study: Study, title: str, paths: list[Path]) -> None:
-    """Draw the table of a study (see `results.COLUMNS`) with a dot for every run into every path. Networks that are no
-    road, as each lacks another step, have no line from one to the next and no road of the paper beside them."""
+    """Draw the table of a study (see `results.COLUMNS`) with a dot for every run into every path.
+
+    Each setting has a line of costs of its own. Networks that are no road, as each lacks another step, have none, and
+    no road of the paper beside them.
+    """
     table, is_road = study.table, study.manifest.design == "grid"
+    roads = [row.setting if is_road else row.label for row in study.rows]
     with plt.rc_context(STYLE):
         height = 0.42 * len(table) + 2.1
         figure, (bars, costs) = plt.subplots(
@@ -47,7 +51,7 @@ def draw(study: Study, title: str, paths: list[Path]) -> None:
         _draw_accuracy(bars, table, study.rows)
         if is_road and table["paper_top1"].notna().any():
             _draw_paper(bars, table)
-        _draw_costs(costs, table, "-o" if is_road else "o")
+        _draw_costs(costs, table, roads)
         bars.set_yticks(range(len(table)), table["label"])
         bars.set_ylim(len(table) - 0.4, -0.6)
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
@@ -140,11 +144,12 @@ def _draw_paper(axes: Any, table: pd.DataFrame) -> None:
     top.tick_params(labelsize=9)
 
 
-def _draw_costs(axes: Any, table: pd.DataFrame, line: str) -> None:
+def _draw_costs(axes: Any, table: pd.DataFrame, roads: list[str]) -> None:
+    """`roads` names for each row the line that it is on."""
     aside = table["variant"] | table["reference"]
-    path = table[~aside]
     unit, scale = ("GMACs", 1.0) if table["gmacs"].max() >= 1 else ("MMACs", 1e3)
-    axes.plot(path["gmacs"] * scale, path.index, line, color=INK, markersize=4, linewidth=1.4, zorder=3)
+    for _, path in table[~aside].groupby(pd.Series(roads)[~aside]):
+        axes.plot(path["gmacs"] * scale, path.index, "-o", color=INK, markersize=4, linewidth=1.4, zorder=3)
     variants = table[aside]
     axes.plot(
         variants["gmacs"] * scale, variants.index, "o", color="white", markeredgecolor=INK, markersize=4, zorder=3

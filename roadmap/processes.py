@@ -136,7 +136,9 @@ class RunProcess:
             how += "; the system does that when memory runs out" if -code == signal.SIGKILL else ""
         if code == STOPPED:
             how = "was stopped by a signal"
-        return record_failure(self.job, f"the process of the run {how}; the same command goes on from its checkpoint")
+        return record_failure(
+            self.job, f"the process of the run {how}; the same command goes on, from its checkpoint if any"
+        )
 
     @property
     def was_stopped(self) -> bool:

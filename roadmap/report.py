@@ -126,8 +126,7 @@ def notes(study: Study) -> list[str]:
     )
     if table["delta"].notna().any():
         lines += _how_compared(study)
-    if same := [row.label for row, other in zip(study.rows, study.against, strict=True) if _equal(study, row, other)]:
-        lines.append(f"Changes that change nothing here (each run ends with the loss of its pair): {'; '.join(same)}.")
+    lines += unchanged(study)
     places = sorted({f"{c['device']['name']}, {c['device']['precision']}" for c in records if c.get("device")})
     if places:
         lines.append(f"Trained on {'; '.join(places)}.")
@@ -135,6 +134,12 @@ def notes(study: Study) -> list[str]:
     if any((10, name) in tables for _, name in paper.SLIPS):
         lines.append(paper.SLIP_NOTE)
     return lines
+
+
+def unchanged(study: Study) -> list[str]:
+    same = [row.label for row, other in zip(study.rows, study.against, strict=True) if _equal(study, row, other)]
+    told = f"Changes that change nothing here (each run ends with the loss of its pair): {'; '.join(same)}."
+    return [told] if same else []
 
 
 def _equal(study: Study, row: Row, against: int | None) -> bool:

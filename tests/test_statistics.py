@@ -6,7 +6,7 @@ import gc
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -177,6 +177,21 @@ def test_what_the_paper_itself_resolves() -> None:
     assert statistics.resolved_by_paper(10) == paper.gains(10).keys() - unresolved - {"training_recipe"}
     assert statistics.resolved_by_paper(11) == set()
     assert paper.gains(10)["training_recipe"] == pytest.approx(2.69)
+
+
+def test_p_of_an_order_counts_the_orders() -> None:
+    """Against counting all orders by hand: no ties, ties on one side and on both; SciPy's exact p without ties."""
+    for one in ([3, 1, 2, 5, 4, 6], [3, 1, 1, 5, 4, 6]):
+        for other in ([1, 2, 3, 4, 5, 6], [1, 2, 2, 4, 5, 6], [6, 5, 5, 2, 2, 1]):
+            mine, theirs = np.array(one, float), np.array(other, float)
+            taus = [abs(stats.kendalltau(order, theirs).statistic) for order in permutations(mine)]
+            expected = np.mean(np.array(taus) >= abs(stats.kendalltau(mine, theirs).statistic) - 1e-9)
+            assert statistics.order_p(mine, theirs) == pytest.approx(expected)
+    order = np.arange(13.0)
+    for turned in (7, 8):  # too many orders to try all of them
+        mine = np.concatenate([order[:turned][::-1], order[turned:]])
+        expected = stats.kendalltau(mine, order, method="exact").pvalue
+        assert 0.01 < expected < 0.5 and statistics.order_p(mine, order) == pytest.approx(expected, abs=0.006)
 
 
 def test_agreement_with_the_paper() -> None:
