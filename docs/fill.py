@@ -59,26 +59,47 @@ def block(text: str, name: str, content: str) -> str:
 
 
 def results(text: str) -> str:
-    """The page of reports with the tables of the published studies: a block's name is that of one study, or of two."""
+    """The page of reports with the tables of what is published."""
     for folder, names in re.findall(r"<!-- (\w+)/([\w+]+) -->", text):
-        studies = [read_study(REPORTS / folder / name) for name in names.split("+")]
-        if studies[0].manifest.design == "grid":
-            content = [path(studies[0].table), *report.agreement_in_words(studies[0]), fit(studies[0])]
-        else:
-            content = [parts(pd.concat([study.table for study in studies], ignore_index=True))]
-        content += [line for study in studies for line in (*report.unchanged(study), *report.failures(study))]
-        text = block(text, f"{folder}/{names}", "\n\n".join(content))
+        text = block(text, f"{folder}/{names}", "\n\n".join(published(REPORTS / folder, names)))
     return text
+
+
+def published(folder: Path, names: str) -> list[str]:
+    """The table of a study, of two joined by a plus, or of a benchmark's NAME.md, and what is to be said of it."""
+    if (folder / f"{names}.md").is_file():
+        return [(folder / f"{names}.md").read_text(encoding="utf-8").strip()]
+    studies = [read_study(folder / name) for name in names.split("+")]
+    said = [line for study in studies for line in (*report.unchanged(study), *report.failures(study))]
+    first = studies[0]
+    if first.manifest.design != "grid":
+        return [parts(pd.concat([study.table for study in studies], ignore_index=True)), *said]
+    if len({row.setting for row in first.rows}) > 1:
+        return [settings(first), *said]
+    return [path(first.table), *report.agreement_in_words(first), fit(first), *said]
 
 
 def path(found: pd.DataFrame) -> str:
     """The rows of a road as a Markdown table: what each gained here, and in the paper, over the one before it."""
-    shown = report.readable(found)[["step", "top-1 (%)", "gain", "95 % interval", "p (Holm)", "verdict", "images/s"]]
+    shown = report.readable(found)[["step", "top-1 (%)", "gain", "95 % interval", "p (Holm)", "verdict"]]
     printed = found.set_index("label")["paper_top1"]
     gains = found["paper_top1"] - found["against"].map(printed)
-    shown.insert(6, "gain in the paper", [report.or_dash("{:+.2f}", gain) for gain in gains])
-    shown.insert(7, "MMACs", [f"{1000 * gmacs:.2f}" for gmacs in found["gmacs"]])
+    shown["gain in the paper"] = [report.or_dash("{:+.2f}", gain) for gain in gains]
+    shown["MMACs"] = [f"{1000 * gmacs:.2f}" for gmacs in found["gmacs"]]
     return report.markdown(shown, []).strip()
+
+
+def settings(study: Study) -> str:
+    """The gains of a road at several settings as a Markdown table, one line for each step."""
+    shown = report.readable(study.table)
+    cells: dict[str, dict[str, str]] = defaultdict(dict)
+    for row, other, line in zip(study.rows, study.against, shown.to_dict("records"), strict=True):
+        step, column = row.label.removesuffix(row.setting).strip(), row.setting or "as in the study"
+        cells[f"{step}: top-1 (%)" if other is None else step][column] = (
+            line["top-1 (%)"] if other is None else f"{line['gain']} ({line['95 % interval']})"
+        )
+    table = pd.DataFrame.from_dict(cells, orient="index").rename_axis("step").reset_index().fillna("")
+    return report.markdown(table, []).strip()
 
 
 def fit(study: Study) -> str:

@@ -16,6 +16,7 @@ from tests.conftest import ROOT, background
 FOUND = (path.parent for path in (ROOT / "reports").glob("*/*/study.json"))
 PUBLISHED = sorted(folder for folder in FOUND if folder.name != record.RUNS)
 PAGE = (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
+SECTION = (ROOT / "README.md").read_text(encoding="utf-8").split("## What came of it")[-1].split("\n## ")[0]
 TABLES = ("roadmap.csv", "roadmap.md", "roadmap.tex")
 MIB = 2**20
 
@@ -59,6 +60,7 @@ def test_the_commands_find_all_of_their_runs(study: Path, tmp_path: Path, monkey
     known = manifest.read(study)
     assert known is not None and known.commands
     told = re.findall(rf"(?m)^uv run (run_roadmap\.py .*\+study={study.name}\b.*)$", PAGE)
+    assert told or f"({study.parent.name}/{study.name}/index.html)" not in PAGE
     commands = list(dict.fromkeys([*known.commands, *(f"python {command}" for command in told)]))
     plans = [said(command, "plan=true") for command in commands]
     done = {title for plan in plans for title in re.findall(r"(?m)^  done +\S+  (.*?):", plan)}
@@ -75,6 +77,7 @@ def test_the_commands_find_all_of_their_runs(study: Path, tmp_path: Path, monkey
 @pytest.mark.parametrize("folder", sorted({study.parent for study in PUBLISHED}), ids=lambda folder: folder.name)
 def test_published_records_are_whole_small_and_of_no_one_machine(folder: Path) -> None:
     asked = {name for study in PUBLISHED if study.parent == folder for name in runs_of(study)}
+    assert {path.name for path in (folder / record.RUNS).iterdir()} == asked  # none is left out
     precisions: dict[str, set[str]] = {}
     for name in asked:
         text = (folder / record.RUNS / name / "record.json").read_text("utf-8")
@@ -90,15 +93,27 @@ def test_published_records_are_whole_small_and_of_no_one_machine(folder: Path) -
 
 
 NUMBER = r"(?<![\w.,])[-+]?\d+(?:,\d{3})*(?:\.\d+)?"
+FILLED = r"(?s)<!-- (\S+) -->.*?<!-- /\1 -->"
+CASES = {"reports/README.md": PAGE, "README.md": SECTION}
 
 
-def test_every_number_of_a_finding_stands_in_a_report_or_in_the_rule() -> None:
-    """With its sign, if it has one."""
-    sources = [path.read_text("utf-8") for study in PUBLISHED for path in study.glob("roadmap.md")]
-    sources += [path.read_text("utf-8") for path in (ROOT / "experiments").glob("*_*.md")]
-    filled = r"(?s)<!-- (\S+) -->.*?<!-- /\1 -->"
-    sources += [match[0] for match in re.finditer(filled, PAGE)]
-    there = {form for number in re.findall(NUMBER, "\n".join(sources)) for form in (number, number.lstrip("+-"))}
-    told = re.findall(NUMBER, re.sub(r"(?s)```.*?```|\]\(\S+\)", "", re.sub(filled, "", PAGE)))
+@pytest.mark.parametrize("text", CASES.values(), ids=CASES)
+def test_every_number_of_a_finding_stands_in_the_row_of_a_step_that_its_sentence_names(text: str) -> None:
+    """Or in the rule, or in what the records say by themselves; with its sign, if it has one."""
+    filled = "\n".join(match[0] for match in re.finditer(FILLED, PAGE))
+    rows = [(row.split("|")[1].split(" (")[0].strip(), numbers(row)) for row in re.findall(r"(?m)^\|.*", filled)]
+    sources = [path.read_text("utf-8") for path in (ROOT / "experiments").glob("*_*.md")]
+    known = numbers("\n".join([*sources, re.sub(r"(?m)^\|.*", "", filled)]))
+    prose = re.sub(r"(?s)```.*?```|\]\(\S+\)", "", re.sub(FILLED, "", text))
+    told = 0
+    for sentence in re.split(r"(?<=[.:;])\s|\n(?=- )|\n\n", prose):
+        named = [there for name, there in rows if name.lower() in " ".join(sentence.lower().split())]
+        for number in re.findall(NUMBER, sentence):
+            assert number in known.union(*named), f"{number}: {sentence}"
+            told += 1
     assert told
-    assert not [number for number in told if number not in there]
+
+
+def numbers(text: str) -> set[str]:
+    """With their signs and without."""
+    return {form for number in re.findall(NUMBER, text) for form in (number, number.lstrip("+-"))}
