@@ -5,6 +5,8 @@ Each measurement runs in a process of its own (`images_per_second`), so that nei
 
 from __future__ import annotations
 
+import contextlib
+import io
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
@@ -199,7 +201,8 @@ def images_per_second(maker: Callable[..., Step], *arguments: Any, threads: list
 
 def _measure(maker: Callable[..., Step], arguments: Any, threads: int, seconds: float, barrier: Any, out: Any) -> None:
     torch.set_num_threads(threads)
-    step = maker(*arguments)
+    with contextlib.redirect_stdout(io.StringIO()):  # a training tells where it runs
+        step = maker(*arguments)
     for _ in range(3):
         step()
     barrier.wait()
