@@ -101,7 +101,8 @@ CASES = {"reports/README.md": PAGE, "README.md": SECTION}
 def test_every_number_of_a_finding_stands_in_the_row_of_a_step_that_its_sentence_names(text: str) -> None:
     """Or in the rule, or in what the records say by themselves; with its sign, if it has one."""
     filled = "\n".join(match[0] for match in re.finditer(FILLED, PAGE))
-    rows = [(row.split("|")[1].split(" (")[0].strip(), numbers(row)) for row in re.findall(r"(?m)^\|.*", filled)]
+    tables = "\n".join([filled, *(study.joinpath("roadmap.md").read_text("utf-8") for study in PUBLISHED)])
+    rows = [(row.split("|")[1].split(" (")[0].strip(), numbers(row)) for row in re.findall(r"(?m)^\|.*", tables)]
     sources = [path.read_text("utf-8") for path in (ROOT / "experiments").glob("*_*.md")]
     known = numbers("\n".join([*sources, re.sub(r"(?m)^\|.*", "", filled)]))
     prose = re.sub(r"(?s)```.*?```|\]\(\S+\)", "", re.sub(FILLED, "", text))
