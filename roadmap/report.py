@@ -240,7 +240,7 @@ def agreement_in_words(study: Study) -> list[str]:
         text += f"Kendall's tau of the gains of all {found.all_steps} is {found.tau:.2f}"
         if not math.isnan(found.tau_low):
             text += f" ({found.tau_low:.2f} to {found.tau_high:.2f})"
-        text += f", which orders by chance reach with p = {found.tau_p:.2g}"
+        text += f", as far from zero as orders by chance with p = {found.tau_p:.2g}"
         lines.append(text + ". Intervals: 95 %, over seeds.")
         if table is not None and (by_step := _with_paper(study, setting, table)):
             lines.append(by_step)
