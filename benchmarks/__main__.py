@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from benchmarks.sides import Case, Timms, best_flags, images_per_second, ours
-from roadmap import road
+from roadmap import designs, road
 from roadmap.config import compose
 from roadmap.cost import measure
 from roadmap.device import cpu_bf16_unit
@@ -34,6 +34,7 @@ from roadmap.record import cores, cpu_name, git, versions
 
 ROOT = Path(__file__).parent.parent
 CORES = cores()
+STEPS = [step for step in road.all_steps() if step != "resnextify"]  # which is another name
 ONE_PROCESS, PLACED = [CORES], [1] * CORES  # threads of each process: all in one, and as studies of small images do
 
 
@@ -114,7 +115,6 @@ def whole_study(options: argparse.Namespace) -> None:
     """`+study=roadmap seed=0`, on digits and a part of Fashion-MNIST, against a script with timm's pieces for each."""
     print("| images | runs | timm's, one after another | ours | ratio |\n| :--- | ---: | ---: | ---: | :--- |")
     fashion = (*options.fashion, "budget.epochs=4", "budget.train_images=12000", "budget.allow_chance=true")
-    steps = [step for step in road.all_steps() if step != "resnextify"]
     for name, words in (("digits", ()), ("12,000 of Fashion-MNIST, 4 epochs", fashion)):
         flags = {
             shape: best_flags(Case(shape, (f"+step={shape}", *words)), ONE_PROCESS, options.seconds)
@@ -129,7 +129,7 @@ def whole_study(options: argparse.Namespace) -> None:
                 subprocess.run(command, cwd=folder, check=True, capture_output=True)
                 mine = time.perf_counter() - started
                 started = time.perf_counter()
-                for step in steps:
+                for step in STEPS:
                     shape = "large_kernel" if "depthwise_conv" in road.all_steps()[step].transforms else "baseline"
                     command = [sys.executable, "-m", "benchmarks.timm_script", *flags[shape].words(), f"+step={step}"]
                     command += common
@@ -138,19 +138,19 @@ def whole_study(options: argparse.Namespace) -> None:
         timm, mine = (_median(side) for side in zip(*sides, strict=True))
         ratio = _ratios(*zip(*sides, strict=True))
         chosen = f"timm: {flags['baseline']}; {flags['large_kernel']} from depthwise_conv on"
-        print(f"| {name} ({chosen}) | {len(steps)} | {timm:,.0f} s | {mine:,.0f} s | {ratio} |", flush=True)
+        print(f"| {name} ({chosen}) | {len(STEPS)} | {timm:,.0f} s | {mine:,.0f} s | {ratio} |", flush=True)
 
 
 def stations(options: argparse.Namespace) -> None:
     """Round after round, so that what else the machine does meets all; as the study trains, one thread for each run."""
-    names = [step for step in road.all_steps() if step != "resnextify"]
-    words = {name: (f"+step={name}",) for name in names} | {"swin": ("+transform=[swin]",)}
-    all_cases = [Case(name, (*own, "+preset=fashion_mnist", *options.fashion)) for name, own in words.items()]
-    rounds = [
-        [_rate(ours, c, "all", options=options, threads=PLACED) for c in all_cases] for _ in range(options.repeats)
-    ]
-    rates = {case.name: rates for case, rates in zip(all_cases, zip(*rounds, strict=True), strict=True)}
-    costs = {case.name: measure(compose(*case.words).network, 32).gmacs * 1e3 for case in all_cases}
+    words = {step: [f"+step={step}"] for step in STEPS} | {"swin": designs.reference("swin")}
+    networks = [Case(name, (*own, "+preset=fashion_mnist", *options.fashion)) for name, own in words.items()]
+    rates: dict[str, list[float]] = {case.name: [] for case in networks}
+    for _ in range(options.repeats):
+        for case in networks:
+            rates[case.name].append(_rate(ours, case, "all", options=options, threads=PLACED))
+    specs = {case.name: compose(*case.words) for case in networks}
+    costs = {name: 1e3 * measure(spec.network, spec.data.image_size).gmacs for name, spec in specs.items()}
     first = "training_recipe"
     print(f"| network | MMACs | of {first}'s | images/s | of {first}'s |\n| :--- | ---: | ---: | ---: | :--- |")
     for name, found in rates.items():

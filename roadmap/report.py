@@ -137,13 +137,14 @@ def notes(study: Study) -> list[str]:
 
 
 def unchanged(study: Study) -> list[str]:
+    """The changes for which this base, data or budget has no use."""
     same = [row.label for row, other in zip(study.rows, study.against, strict=True) if _equal(study, row, other)]
     told = f"Changes that change nothing here (each run ends with the loss of its pair): {'; '.join(same)}."
     return [told] if same else []
 
 
 def _equal(study: Study, row: Row, against: int | None) -> bool:
-    """Whether each run ends with the very loss of its pair: a change that this base, data or budget has no use for."""
+    """Whether each run ends with the very loss of its pair."""
     if against is None:
         return False
     mine, theirs = ({c["seed"]: c["loss"] for c in each.done} for each in (row, study.rows[against]))

@@ -278,9 +278,9 @@ def order_p(one: Array, other: Array) -> float:
     def as_one(values: Array, axis: int = -1) -> Array:
         return np.abs(np.sign(values[..., first] - values[..., second]) @ signs)
 
-    drawn: dict[str, Any] = {"n_resamples": ORDERS - 1, "batch": 2**12, "rng": np.random.default_rng(0)}
-    how = {"permutation_type": "pairings", "alternative": "greater", "vectorized": True}
-    return float(stats.permutation_test((one,), as_one, **how, **drawn).pvalue)
+    how: dict[str, Any] = {"permutation_type": "pairings", "alternative": "greater", "vectorized": True}
+    how |= {"n_resamples": ORDERS - 1, "batch": 2**12, "rng": np.random.default_rng(0)}
+    return float(stats.permutation_test((one,), as_one, **how).pvalue)
 
 
 def resolved_by_paper(table: int) -> set[str]:
