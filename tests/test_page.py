@@ -328,6 +328,17 @@ def test_nothing_runs_over_the_side(browser: webdriver.Chrome, width: int) -> No
     assert max(browser.execute_script(widths)) == width
 
 
+def test_a_long_name_breaks_rather_than_run_over_the_side(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    for rate in (32, 128):
+        write_run(tmp_path, 60.0, "+step=separate_downsampling", f"budget.lr_multiplier.adamw={rate}")
+    report.write(tmp_path / record.RUNS, tmp_path / "told")
+    show(browser, PHONE)
+    browser.get((tmp_path / "told" / "index.html").as_uri())
+    names = [name.text for name in browser.find_elements(By.CSS_SELECTOR, ".step h3")]
+    assert [name.split(".")[-1] for name in names] == ["adamw=32", "adamw=128"]
+    assert browser.execute_script("return document.documentElement.scrollWidth") == PHONE
+
+
 def test_a_wide_table_scrolls_in_its_own_frame_and_keeps_the_names_in_sight(browser: webdriver.Chrome) -> None:
     show(browser, PHONE)
     table = browser.find_element(By.ID, "rows")
