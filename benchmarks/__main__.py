@@ -26,15 +26,16 @@ import torch
 from PIL import Image
 
 from benchmarks.sides import Case, Timms, best_flags, images_per_second, ours
-from roadmap import designs, road
-from roadmap.config import compose
-from roadmap.cost import measure
-from roadmap.device import cpu_bf16_unit
-from roadmap.record import cores, cpu_name, git, versions
+from roadmap.config.compose import compose
+from roadmap.config.designs import reference_overrides
+from roadmap.config.steps import all_steps, step_names
+from roadmap.models.complexity import measure
+from roadmap.runtime.system import cpu_name, git_state, num_cores, package_versions
+from roadmap.training.device import cpu_bf16_unit
 
 ROOT = Path(__file__).parent.parent
-CORES = cores()
-STEPS = [step for step in road.all_steps() if step != "resnextify"]  # which is another name
+CORES = num_cores()
+STEPS = [step for step in all_steps() if step != "resnextify"]  # which is another name
 ONE_PROCESS, PLACED = [CORES], [1] * CORES  # threads of each process: all in one, and as studies of small images do
 
 
@@ -97,7 +98,7 @@ def share_of_peak(options: argparse.Namespace) -> None:
     print("| :--- | ---: | ---: | ---: | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory() as folder:
         _photographs(Path(folder), 64)
-        for step in road.steps():
+        for step in step_names():
             cells = [step]
             for words in (
                 (*options.fashion, "budget.batch_size=64"),
@@ -130,7 +131,7 @@ def whole_study(options: argparse.Namespace) -> None:
                 mine = time.perf_counter() - started
                 started = time.perf_counter()
                 for step in STEPS:
-                    shape = "large_kernel" if "depthwise_conv" in road.all_steps()[step].transforms else "baseline"
+                    shape = "large_kernel" if "depthwise_conv" in all_steps()[step].transforms else "baseline"
                     command = [sys.executable, "-m", "benchmarks.timm_script", *flags[shape].words(), f"+step={step}"]
                     command += common
                     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
@@ -143,7 +144,7 @@ def whole_study(options: argparse.Namespace) -> None:
 
 def stations(options: argparse.Namespace) -> None:
     """Round after round, so that what else the machine does meets all; as the study trains, one thread for each run."""
-    words = {step: [f"+step={step}"] for step in STEPS} | {"swin": designs.reference("swin")}
+    words = {step: [f"+step={step}"] for step in STEPS} | {"swin": reference_overrides("swin")}
     networks = [Case(name, (*own, "+preset=fashion_mnist", *options.fashion)) for name, own in words.items()]
     rates: dict[str, list[float]] = {case.name: [] for case in networks}
     for _ in range(options.repeats):
@@ -208,8 +209,8 @@ def main() -> None:
     if options.fashion_mnist:
         options.fashion.append(f"data.root={options.fashion_mnist.resolve()}")
     unit = cpu_bf16_unit() or "no bf16"
-    tree = f"commit {str(git()['commit'])[:12]}{'+' if git()['dirty'] else ''}"
-    packages = ", ".join(f"{name} {versions()[name]}" for name in ("torch", "torchvision", "timm"))
+    tree = f"commit {str(git_state()['commit'])[:12]}{'+' if git_state()['dirty'] else ''}"
+    packages = ", ".join(f"{name} {package_versions()[name]}" for name in ("torch", "torchvision", "timm"))
     print(f"{cpu_name()} ({unit}), {CORES} cores, {platform.platform()}; {packages}; {tree}\n")
     what[options.what](options)
 

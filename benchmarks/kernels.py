@@ -15,13 +15,14 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from roadmap import kernels, road
-from roadmap.config import compose
-from roadmap.device import cpu_bf16_unit
-from roadmap.network import Network
-from roadmap.record import cpu_name, versions
+from roadmap.config.compose import compose
+from roadmap.config.steps import step_names
+from roadmap.models import cpu_kernels
+from roadmap.models.network import Network
+from roadmap.runtime.system import cpu_name, package_versions
+from roadmap.training.device import cpu_bf16_unit
 
-STEPS = road.steps()
+STEPS = step_names()
 ENDS = ["baseline", "increase_width", "separate_downsampling"]
 REGIMES = {  # name: steps, batch, further choices
     "nano 32": (STEPS, 128, ["data=fashion_mnist", "data.image_size=32", "data.stem_stride=4"]),
@@ -50,7 +51,7 @@ def training_step(step: str, batch: int, choices: list[str], bf16: bool) -> Call
 
 
 def seconds_per_step(run: Callable[[], None], fast: bool, seconds: float) -> float:
-    kernels.use(fast)
+    cpu_kernels.enable(fast)
     run()  # warm
     done, started = 0, time.perf_counter()
     while done == 0 or time.perf_counter() - started < seconds:
@@ -68,9 +69,9 @@ def main() -> None:
     parser.add_argument("--give-back", action="store_true", help="leave glibc's handling of memory as it is")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    kept = not options.give_back and kernels.keep_memory()
+    kept = not options.give_back and cpu_kernels.keep_memory()
     print(f"{cpu_name()}, {options.threads} threads, {cpu_bf16_unit() or 'no bf16'}, {platform.platform()}")
-    print(f"torch {versions()['torch']}, memory {'kept' if kept else 'given back'}")
+    print(f"torch {package_versions()['torch']}, memory {'kept' if kept else 'given back'}")
     for name in options.regime:
         steps, batch, choices = REGIMES[name]
         for bf16 in (True, False):

@@ -17,13 +17,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from roadmap import device, layers, train
-from roadmap.budget import plan
-from roadmap.config import compose
+from roadmap.config.compose import compose
+from roadmap.config.schedule import make_schedule
+from roadmap.config.schema import Device, Precision, RunSpec
 from roadmap.data import datasets
 from roadmap.data.transforms import pil_mode, test_transform, train_transform
-from roadmap.network import Network
-from roadmap.spec import Device, Precision, RunSpec
+from roadmap.models import layers
+from roadmap.models.network import Network
+from roadmap.training import device, trainer
+from roadmap.training.metrics import Metrics
 
 Step = Callable[[], int]  # does one step, tells its number of images
 
@@ -59,7 +61,7 @@ class Flags:
 def ours(case: Case, what: str) -> Step:
     """A step of `roadmap.train`; `what` is "all", "load" (batches alone) or "train" (one batch again and again)."""
     spec = compose(*case.words)
-    training = train.Training(spec, device.choose(Device.auto, Precision.auto), train.Outcome())
+    training = trainer.Trainer(spec, device.choose_device(Device.auto, Precision.auto), Metrics())
     batches = _endless(lambda epoch: training.augment.ahead(training.batches.epoch(epoch), epoch))
     if what == "load":
         return lambda: len(training.augment(next(batches), 0, 0, training.plan.batch_size)[0])
@@ -91,7 +93,7 @@ class Timms:
 
         self.spec = spec = compose(*case.words)
         recipe, self.flags = spec.recipe, flags
-        self.plan = plan(recipe, spec.budget)
+        self.plan = make_schedule(recipe, spec.budget)
         self.layout = torch.channels_last if flags.channels_last else torch.contiguous_format
         mixing = recipe.mixup > 0 or recipe.cutmix > 0
         mix: dict[str, Any] = {"mixup_alpha": recipe.mixup, "cutmix_alpha": recipe.cutmix}

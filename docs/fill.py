@@ -13,9 +13,14 @@ from statistics import mean
 
 import pandas as pd
 
-from roadmap import cost, report, road
-from roadmap.config import compose_network
-from roadmap.results import Study, read_study
+from roadmap.analysis.table import Study, read_study
+from roadmap.config.compose import compose_network
+from roadmap.config.paths import CONF
+from roadmap.config.steps import all_steps
+from roadmap.models.complexity import Cost, measure
+from roadmap.report.columns import or_dash, readable_table
+from roadmap.report.formats import markdown
+from roadmap.report.wording import agreement_sentences, failure_lines, unchanged_lines
 
 STEPS = Path(__file__).parent / "steps.md"
 REPORTS = Path(__file__).parent.parent / "reports"
@@ -23,16 +28,16 @@ BASES = ("resnet50", "resnet200")
 
 
 @cache
-def measured(step: str, base: str) -> cost.Cost:
-    return cost.measure(compose_network(step, base), 224)
+def measured(step: str, base: str) -> Cost:
+    return measure(compose_network(step, base), 224)
 
 
 def facts(step: str) -> str:
     """The config that makes the step, and what it costs in both regimes."""
-    before = road.all_steps()[step].before
+    before = all_steps()[step].before
     kind, name = ("transform", step) if before else ("step", step)
     lines = ["```yaml", f"# conf/{kind}/{name}.yaml"]
-    lines += (road.CONF / kind / f"{name}.yaml").read_text(encoding="utf-8").strip().splitlines()
+    lines += (CONF / kind / f"{name}.yaml").read_text(encoding="utf-8").strip().splitlines()
     lines += ["```", ""]
     lines += ["| base | params (M) | GMACs |", "| :--- | ---: | ---: |"]
     for base in BASES:
@@ -70,28 +75,28 @@ def published(folder: Path, names: str) -> list[str]:
     if (folder / f"{names}.md").is_file():
         return [(folder / f"{names}.md").read_text(encoding="utf-8").strip()]
     studies = [read_study(folder / name) for name in names.split("+")]
-    said = [line for study in studies for line in (*report.unchanged(study), *report.failures(study))]
+    said = [line for study in studies for line in (*unchanged_lines(study), *failure_lines(study))]
     first = studies[0]
     if first.manifest.design != "grid":
         return [parts(pd.concat([study.table for study in studies], ignore_index=True)), *said]
     if len({row.setting for row in first.rows}) > 1:
         return [settings(first), *said]
-    return [path(first.table), *report.agreement_in_words(first), fit(first), *said]
+    return [path(first.table), *agreement_sentences(first), fit(first), *said]
 
 
 def path(found: pd.DataFrame) -> str:
     """The rows of a road as a Markdown table: what each gained here, and in the paper, over the one before it."""
-    shown = report.readable(found)[["step", "top-1 (%)", "gain", "95 % interval", "p (Holm)", "verdict"]]
+    shown = readable_table(found)[["step", "top-1 (%)", "gain", "95 % interval", "p (Holm)", "verdict"]]
     printed = found.set_index("label")["paper_top1"]
     gains = found["paper_top1"] - found["against"].map(printed)
-    shown["gain in the paper"] = [report.or_dash("{:+.2f}", gain) for gain in gains]
+    shown["gain in the paper"] = [or_dash("{:+.2f}", gain) for gain in gains]
     shown["MMACs"] = [f"{1000 * gmacs:.2f}" for gmacs in found["gmacs"]]
-    return report.markdown(shown, []).strip()
+    return markdown(shown, []).strip()
 
 
 def settings(study: Study) -> str:
     """The gains of a road at several settings as a Markdown table, one line for each step."""
-    shown = report.readable(study.table)
+    shown = readable_table(study.table)
     cells: dict[str, dict[str, str]] = defaultdict(dict)
     for row, other, line in zip(study.rows, study.against, shown.to_dict("records"), strict=True):
         step, column = row.label.removesuffix(row.setting).strip(), row.setting or "as in the study"
@@ -99,7 +104,7 @@ def settings(study: Study) -> str:
             line["top-1 (%)"] if other is None else f"{line['gain']} ({line['95 % interval']})"
         )
     table = pd.DataFrame.from_dict(cells, orient="index").rename_axis("step").reset_index().fillna("")
-    return report.markdown(table, []).strip()
+    return markdown(table, []).strip()
 
 
 def fit(study: Study) -> str:
@@ -120,7 +125,7 @@ def fit(study: Study) -> str:
 def parts(found: pd.DataFrame) -> str:
     """The rows of studies that add parts and leave them out as a Markdown table, one line for each part."""
     cells: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
-    for row in report.readable(found).to_dict("records"):
+    for row in readable_table(found).to_dict("records"):
         how, part = row["step"].split(" ", 1)  # as "with AdamW", "without AdamW", "nothing added"
         if how == "nothing":
             cells["nothing: top-1 (%)"][part] = row["top-1 (%)"], ""
@@ -128,7 +133,7 @@ def parts(found: pd.DataFrame) -> str:
             cells[part]["added" if how == "with" else "left out"] = row["gain"], row["95 % interval"]
     lines = [(part, *sides.get("added", ("", "")), *sides.get("left out", ("", ""))) for part, sides in cells.items()]
     columns = ["step", "added", "95 % interval", "left out", "95 % interval"]
-    return report.markdown(pd.DataFrame(lines, columns=columns), []).strip()
+    return markdown(pd.DataFrame(lines, columns=columns), []).strip()
 
 
 PAGES = {STEPS: cards, REPORTS / "README.md": results}

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from roadmap.network import Network
-    from roadmap.spec import RunSpec
+    from roadmap.config.schema import RunSpec
+    from roadmap.models.network import Network
 
 __all__ = ["compose", "convert_weights", "create_model", "steps"]
 __version__ = "0.1.0"
@@ -22,16 +22,16 @@ __version__ = "0.1.0"
 
 def steps() -> list[str]:
     """The names of the stations, in the order of the road, from `baseline` on."""
-    from roadmap import road
+    from roadmap.config.steps import step_names
 
-    return road.steps()
+    return step_names()
 
 
 def compose(*overrides: str) -> RunSpec:
     """The typed run spec that `python run_roadmap.py OVERRIDES` would run; see `roadmap.config.compose`."""
-    from roadmap import config
+    from roadmap.config.compose import compose
 
-    return config.compose(*overrides)
+    return compose(*overrides)
 
 
 def create_model(
@@ -42,8 +42,8 @@ def create_model(
     `network_fields` are fields of `roadmap.spec.NetworkSpec`, as `depths=[3, 4, 23, 3]` for a ResNet-101.
     Raises ValueError, naming the field, for anything unknown or without meaning.
     """
-    from roadmap.config import compose_network
-    from roadmap.network import Network
+    from roadmap.config.compose import compose_network
+    from roadmap.models.network import Network
 
     return Network(compose_network(step, base, num_classes, in_chans, **network_fields))
 
@@ -54,6 +54,6 @@ def convert_weights(
     """Rename the weights of torchvision's or timm's ResNet (for `baseline`), of timm's ConvNeXt (for
     `separate_downsampling`) or ConvNeXt V2 (for `grn`) to ours, or with `reverse` ours to theirs; see
     `roadmap.weights.convert`."""
-    from roadmap import weights
+    from roadmap.models import weights
 
     return weights.convert(state_dict, step=step, base=base, reverse=reverse)

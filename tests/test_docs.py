@@ -12,22 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from roadmap import road
+from roadmap.config.steps import all_steps, all_transforms, step_names
 from tests.conftest import ROOT
 
 CARDS = (ROOT / "docs" / "steps.md").read_text(encoding="utf-8")
 
 
 def test_every_step_has_its_card_in_order() -> None:
-    own = [step.name for step in road.all_steps().values() if step.name != "resnextify"]
+    own = [step.name for step in all_steps().values() if step.name != "resnextify"]
     cards = re.findall(r"(?m)^## (\w+)$", CARDS)
     assert sorted(cards) == sorted(own)
-    stations = [card for card in cards if not (card in road.transforms() and road.transforms()[card].variant)]
-    assert stations == road.steps()
+    stations = [card for card in cards if not (card in all_transforms() and all_transforms()[card].variant)]
+    assert stations == step_names()
     for name, card in zip(cards, re.split(r"(?m)^## \w+$", CARDS)[1:], strict=True):
         for part in ("**What**", "**Paper**", "**Decision**"):
             assert part in card, f"{name} lacks {part}"
-        section = road.transforms()[name].section or "beyond it" if name != "baseline" else "2"
+        section = all_transforms()[name].section or "beyond it" if name != "baseline" else "2"
         assert f"**Paper**: {section}" in card, name
 
 

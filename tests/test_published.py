@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from roadmap import manifest, record, report
+from roadmap.records.manifest import read_manifest
+from roadmap.records.record import COMPLETED, RUNS_FOLDER
+from roadmap.report.writer import write_report
 from tests.conftest import ROOT, background
 
 FOUND = (path.parent for path in (ROOT / "reports").glob("*/*/study.json"))
-PUBLISHED = sorted(folder for folder in FOUND if folder.name != record.RUNS)
+PUBLISHED = sorted(folder for folder in FOUND if folder.name != RUNS_FOLDER)
 PAGE = (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
 SECTION = (ROOT / "README.md").read_text(encoding="utf-8").split("## What came of it")[-1].split("\n## ")[0]
 TABLES = ("roadmap.csv", "roadmap.md", "roadmap.tex")
@@ -26,7 +28,7 @@ def test_there_are_published_studies() -> None:
 
 
 def runs_of(study: Path) -> list[str]:
-    known = manifest.read(study)
+    known = read_manifest(study)
     assert known is not None
     return list(known.runs)
 
@@ -37,7 +39,7 @@ def names(folders: list[Path]) -> list[str]:
 
 @pytest.mark.parametrize("study", PUBLISHED, ids=names(PUBLISHED))
 def test_the_records_give_the_tables_again(study: Path, tmp_path: Path) -> None:
-    report.write(study, tmp_path)
+    write_report(study, tmp_path)
     for name in TABLES:
         assert (tmp_path / name).read_bytes() == (study / name).read_bytes(), name
 
@@ -49,7 +51,7 @@ def test_the_commands_find_all_of_their_runs(study: Path, tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     copy = tmp_path / "reports" / study.parent.name
     shutil.copytree(study, copy / study.name, ignore=shutil.ignore_patterns(".lock"))
-    shutil.copytree(study.parent / record.RUNS, copy / record.RUNS)
+    shutil.copytree(study.parent / RUNS_FOLDER, copy / RUNS_FOLDER)
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
 
     def said(command: str, *more: str) -> str:
@@ -57,7 +59,7 @@ def test_the_commands_find_all_of_their_runs(study: Path, tmp_path: Path, monkey
         assert out, err
         return out
 
-    known = manifest.read(study)
+    known = read_manifest(study)
     assert known is not None and known.commands
     told = re.findall(rf"(?m)^uv run (run_roadmap\.py .*\+study={study.name}\b.*)$", PAGE)
     assert told or f"({study.parent.name}/{study.name}/index.html)" not in PAGE
@@ -77,13 +79,13 @@ def test_the_commands_find_all_of_their_runs(study: Path, tmp_path: Path, monkey
 @pytest.mark.parametrize("folder", sorted({study.parent for study in PUBLISHED}), ids=lambda folder: folder.name)
 def test_published_records_are_whole_small_and_of_no_one_machine(folder: Path) -> None:
     asked = {name for study in PUBLISHED if study.parent == folder for name in runs_of(study)}
-    assert {path.name for path in (folder / record.RUNS).iterdir()} == asked  # none is left out
+    assert {path.name for path in (folder / RUNS_FOLDER).iterdir()} == asked  # none is left out
     precisions: dict[str, set[str]] = {}
     for name in asked:
-        text = (folder / record.RUNS / name / "record.json").read_text("utf-8")
+        text = (folder / RUNS_FOLDER / name / "record.json").read_text("utf-8")
         content = json.loads(text)
-        correct = folder / record.RUNS / name / "correct.npy"
-        assert content["status"] != record.COMPLETED or correct.is_file()
+        correct = folder / RUNS_FOLDER / name / "correct.npy"
+        assert content["status"] != COMPLETED or correct.is_file()
         assert content["git"]["dirty"] is False, name
         assert not re.search(r'"(/|~)[^"]*/', text), f"{name} holds a path of one machine"
         precisions.setdefault(content["study"], set()).add(content["device"]["precision"])

@@ -1,2 +1,1 @@
-"""Images and labels: where they lie (`catalogue`), how they are read (`datasets`), how they reach a training step
-(`loading`)."""
+"""Images and labels: datasets, download, augmentation and loaders."""

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, Subset
 
-from roadmap.data.catalogue import DEFAULT_ROOT, FASHION_FILES, FOLDERS, fashion_folder, fetch, split_folder
-from roadmap.spec import BudgetSpec, DataSpec, SpecError
+from roadmap.config.datasets import DEFAULT_ROOT, FASHION_FILES, FOLDER_DATASETS, fashion_mnist_folder, split_folder
+from roadmap.config.schema import BudgetSpec, DataSpec, SpecError
+from roadmap.data.download import download_if_absent
 
 
 class Splits(NamedTuple):
@@ -34,7 +35,7 @@ class ImageArray(Dataset[Any]):
 
 def load(data: DataSpec, budget: BudgetSpec) -> Splits:
     """The training and the test split, cut to the budget. Raises SpecError where the data is not as its fields say."""
-    fetch(data)
+    download_if_absent(data)
     train, test = _load(data)
     if data.holdout is not None:
         train, test = _hold_out(train, data.holdout)
@@ -50,7 +51,7 @@ def _load(data: DataSpec) -> Splits:
     if data.name == "digits":
         return digits()
     if data.name == "fashion_mnist":
-        folder = fashion_folder(data)
+        folder = fashion_mnist_folder(data)
         assert folder is not None
         return Splits(*(fashion_mnist(folder, split) for split in ("train", "test")))
     if "/" in data.name:
@@ -58,7 +59,7 @@ def _load(data: DataSpec) -> Splits:
     from torchvision import datasets
 
     root = str(data.root)
-    if data.name in FOLDERS:
+    if data.name in FOLDER_DATASETS:
         return Splits(*(datasets.ImageFolder(str(split_folder(data, split))) for split in ("train", "test")))
     if data.name == "imagenette":
         return Splits(*(datasets.Imagenette(root, split, "160px") for split in ("train", "val")))

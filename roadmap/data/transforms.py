@@ -12,7 +12,7 @@ from timm.data.transforms import RandomResizedCropAndInterpolation, str_to_inter
 from torch import Tensor
 from torchvision import transforms
 
-from roadmap.spec import DataSpec, RecipeSpec
+from roadmap.config.schema import DataSpec, RecipeSpec
 
 Transform = Callable[[Any], Tensor]  # PIL image -> uint8 C,H,W
 

@@ -1,0 +1,1 @@
+"""The networks: layers, drop path, CPU kernels, weight conversion, complexity and structure."""

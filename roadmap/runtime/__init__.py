@@ -1,0 +1,1 @@
+"""Services of one process: random numbers, distributed training, signals, locks, files, logging, system facts."""

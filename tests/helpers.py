@@ -1,0 +1,85 @@
+"""Helpers of several test packages: image folders, made-up records, torchrun, comparison of records."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from roadmap.config.compose import compose
+from roadmap.records.record import new_record, run_folder, write_record
+from tests.conftest import ROOT
+
+
+def make_image_folder(folder: Path, classes: dict[str, int], size: int = 40) -> Path:
+    """An image folder: train/ and val/ with `classes[name]` images each."""
+    generator = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name, count in classes.items():
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = generator.integers(0, 256, (size, size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+    return folder
+
+
+def write_run(folder: Path, top1: float | None, *words: str, status: str = "completed", **more: Any) -> None:
+    """A record as a run would leave it, with this result."""
+    spec = compose(*words, f"out={folder}")
+    content = new_record(spec, "python run_roadmap.py " + " ".join(words))
+    content |= {"status": status, "top1": top1, "top5": 99.0, "loss": 0.5, "params": 1000, "gmacs": 0.002}
+    content |= {
+        "images_per_second": 100.0,
+        "wall_seconds": 3.0,
+        "peak_memory_mib": 200.0,
+        "curve": [],
+        "unreadable": {},
+    }
+    content |= {"device": {"name": "a processor", "precision": "fp32", "threads": 1}} | more
+    place = run_folder(spec)
+    write_record(place, content)
+    if top1 is not None:
+        np.save(place / "correct.npy", np.arange(10_000) < round(100 * top1))
+
+
+def make_study(folder: Path) -> Path:
+    for seed, (a, b) in enumerate([(90.0, 91.0), (91.0, 93.0), (92.0, 95.0)]):
+        write_run(folder, a, "+step=baseline", f"seed={seed}")
+        write_run(folder, b, "+step=training_recipe", f"seed={seed}")
+    write_run(folder, 94.0, "+step=stage_ratio", "seed=0", gmacs=0.003, params=2000)
+    write_run(
+        folder, None, "+step=stage_ratio", "seed=1", status="diverged", error="the loss is nan at epoch 1, step 3"
+    )
+    write_run(folder, None, "+step=patchify_stem", "seed=0", status="failed", error="MemoryError: too | large_")
+    return folder / "runs"
+
+
+THREE_STEPS = "baseline,increase_width,separate_downsampling"
+
+
+def torchrun(*words: str, processes: int = 2, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
+    command += [str(ROOT / "run_roadmap.py"), *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+def read_records(folder: Path) -> dict[str, Any]:
+    found = [json.loads(path.read_text()) for path in folder.glob("*/*/record.json")]
+    return {f"{content['name']}-{content['seed']}": content for content in found}
+
+
+def assert_same_results(found: dict[str, Any], expected: dict[str, Any], rel: float = 1e-4) -> None:
+    """The same runs with the same loss curves, but for the order of sums."""
+    assert found.keys() == expected.keys()
+    for name, content in expected.items():
+        assert found[name]["status"] == content["status"] == "completed"
+        assert found[name]["config_hash"] == content["config_hash"]
+        for row, other in zip(found[name]["curve"], content["curve"], strict=True):
+            assert row == pytest.approx(other, rel=rel), name
+        assert found[name]["num_test"] == content["num_test"]

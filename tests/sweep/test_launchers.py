@@ -1,0 +1,191 @@
+"""Sweeps that Hydra's launchers place: the same read_records as without one, and no job's end is another's.
+
+Real processes on this machine: submitit by its local executor, Ray by a Ray of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roadmap.runtime import lock
+from roadmap.runtime.signals import EXIT_STOPPED
+from roadmap.training import checkpoint
+from tests.conftest import TINY, CommandLine, background, until
+from tests.helpers import THREE_STEPS, assert_same_results, read_records
+
+pytestmark = pytest.mark.slow
+
+WORDS = (*TINY, "budget.epochs=2", "budget.regularization=1", "precision=fp32")
+LONG = (*TINY, "budget.epochs=150", "precision=fp32", "checkpoint_steps=20")
+RAY = (
+    "hydra/launcher=ray", "hydra.launcher.ray.init.address=local", "+hydra.launcher.ray.init.num_cpus=2",
+    "+hydra.launcher.ray.init.include_dashboard=false",
+    "+hydra.launcher.ray.init.object_store_memory=80000000", "+hydra.launcher.ray.init.log_to_driver=false",
+)  # fmt: skip
+LAUNCHERS = {"joblib": ("hydra/launcher=joblib",), "submitit_local": ("hydra/launcher=submitit_local",), "ray": RAY}
+
+
+def need(launcher: str) -> None:
+    plugin = launcher.partition("_")[0]
+    extra = {"submitit": "slurm"}.get(plugin, plugin)
+    pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher", reason=f"the extra [{extra}] is not installed")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # a run has as many as without a launcher
+    yield
+    for pid in job_processes(tmp_path):  # what a failed test left
+        os.kill(pid, signal.SIGKILL)
+
+
+def processes_with(*parts: str) -> list[int]:
+    """The processes whose command lines hold all of `parts`, in the order of their starts."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            line = path.read_text()
+            if all(part in line for part in parts):
+                found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def job_processes(folder: Path) -> list[int]:
+    """submitit's processes of the jobs of this test."""
+    return processes_with("submitit.core._submit", str(folder))
+
+
+def and_below(process: int) -> list[int]:
+    """The process and all that it started."""
+    found = [process]
+    for path in Path(f"/proc/{process}/task").glob("*/children"):
+        found += [pid for child in path.read_text().split() for pid in and_below(int(child))]
+    return found
+
+
+def trains(run: Path) -> bool:
+    return (run / checkpoint.NAME).exists()
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The read_records of a study that no launcher placed."""
+    folder = tmp_path_factory.mktemp("plain")
+    words = ("-m", f"+step={THREE_STEPS}", *WORDS, "study=far", f"out={folder}", f"reports={folder}/reports")
+    process = background(*words, OMP_NUM_THREADS="1")
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, out + err
+    return read_records(folder)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_launcher_ends_in_the_records_of_none(plain: dict[str, Any], tmp_path: Path, launcher: str) -> None:
+    """Also under a name of its own, and with relative folders, which mean where the command was given."""
+    need(launcher)
+    words = ("-m", f"+step={THREE_STEPS}", *WORDS, "study=far", "out=placed", "reports=told", *LAUNCHERS[launcher])
+    process = background(*words)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, out + err
+    found = read_records(tmp_path / "placed")
+    assert len(found) == 3
+    assert_same_results(found, plain)
+    for name, content in found.items():
+        assert content["command"].partition(" out=")[0] == plain[name]["command"].partition(" out=")[0]
+    assert (tmp_path / "told" / "far" / "roadmap.png").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"placed", "told"}
+    again = background(*words)
+    out, err = again.communicate(timeout=60)
+    assert again.returncode == 0 and "3 of them finished before" in out, err
+
+
+def test_a_preempted_job_is_started_anew_and_goes_on() -> None:
+    """SIGUSR2 is what SLURM sends, to all processes of a job, before it takes the node away. submitit hears it."""
+    need("submitit_local")
+    process = background(
+        "-m", "+step=gelu", *LONG, "budget.epochs=60", "checkpoint_steps=null", "hydra/launcher=submitit_local"
+    )
+    (job,) = until(lambda: job_processes(Path.cwd()))
+    log = until(lambda: next(Path().glob("experiments/runs/gelu*/log.txt"), None))
+    until(lambda: " on cpu " in log.read_text())
+    time.sleep(1)
+    for pid in and_below(job):
+        os.kill(pid, signal.SIGUSR2)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    told = log.read_text()
+    assert "stopped by SIGTERM at epoch" in told and "goes on from its checkpoint at epoch" in told
+    (submitit,) = Path().glob("experiments/runs/.submitit/*/*_log.out")
+    assert submitit.read_text().count("Starting with JobEnvironment") == 2
+    (content,) = read_records(Path("experiments")).values()
+    assert content["status"] == "completed" and len(content["curve"]) == 60
+
+
+def test_lost_jobs_end_no_other() -> None:
+    """Of three jobs one is killed, one is out of time: submitit takes a signal to so short a job for that, and may not
+    start it again. The third's result counts; the others have left checkpoints, and their ends are told."""
+    need("submitit_local")
+    short = ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5", "+hydra.launcher.max_num_timeout=0")
+    process = background("-m", "+step=baseline,gelu,layer_norm", *LONG, *short)
+    until(lambda: sum(map(trains, Path().glob("experiments/runs/*-seed0"))) == 3)
+    killed, late, _ = job_processes(Path.cwd())
+    os.kill(killed, signal.SIGKILL)
+    os.kill(late, signal.SIGUSR2)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, out + err
+    assert "2 of 3 runs did not complete" in err and "its job was lost (UncompletedJobError: Job " in err
+    found = read_records(Path("experiments"))
+    assert {name: content["status"] for name, content in found.items()} == {
+        "baseline-0": "failed", "gelu-0": "failed", "layer_norm-0": "completed"
+    }  # fmt: skip
+    assert "has not produced any output" in found["baseline-0"]["error"]
+    assert "Job not requeued because: timed-out too many times" in found["gelu-0"]["error"]
+    for name in ("baseline", "gelu"):
+        (run,) = Path("experiments/runs").glob(f"{name}-*")
+        assert "stopped by SIGTERM at epoch" in (run / "log.txt").read_text()  # it did not outlive its job
+        assert not lock.is_held(run) and trains(run)
+    assert (Path("reports") / "runs" / "roadmap.csv").exists()
+
+
+def test_a_signal_to_all_processes_of_a_study_at_once() -> None:
+    """As SLURM sends it: the runs write their checkpoints, the study waits for that, and tells how it ended."""
+    words = ("-m", "+step=baseline,gelu", *LONG, "checkpoint_steps=null", "budget.epochs=9000", "parallel=2")
+    process = background(*words, "checkpoint_minutes=0.02", apart=True)
+    logs = until(lambda: len(found := list(Path().glob("experiments/runs/*/log.txt"))) == 2 and found)
+    until(lambda: all(trains(log.parent) for log in logs))
+    os.killpg(process.pid, signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == EXIT_STOPPED, out + err
+    assert "stopped by SIGTERM: 0 of 2 runs done; the same command goes on" in err
+    for log in logs:
+        assert "stopped by SIGTERM at epoch" in log.read_text()
+        assert not lock.is_held(log.parent) and not (log.parent / "record.json").exists()
+
+
+def test_a_killed_worker_of_ray_ends_no_other_run() -> None:
+    """Without the three more tries that Ray gives a run whose worker died."""
+    need("ray")
+    process = background("-m", "+step=baseline,gelu", *LONG, *RAY, "+hydra.launcher.ray.remote.max_retries=0")
+    until(lambda: sum(map(trains, Path().glob("experiments/runs/*-seed0"))) == 2)
+    workers = [pid for pid in processes_with("ray::_run_job") if Path(f"/proc/{pid}/cwd").resolve() == Path.cwd()]
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, out + err
+    assert "1 of 2 runs did not complete" in err and "its job was lost (WorkerCrashedError" in err
+    states = [content["status"] for content in read_records(Path("experiments")).values()]
+    assert sorted(states) == ["completed", "failed"]
+
+
+def test_a_launchers_mistake_is_told_in_one_line(command_line: CommandLine, tmp_path: Path) -> None:
+    need("submitit_slurm")
+    done = command_line("-m", "+step=gelu", *TINY, "hydra/launcher=submitit_slurm", "hydra.launcher.nodes=x")
+    assert done.returncode == 2 and done.stderr.startswith("error: "), done.stderr
