@@ -1,4 +1,4 @@
-"""The road from ResNet-50 to ConvNeXt: `python run_roadmap.py +study=roadmap`, or `--help`."""
+"""Ablation study from ResNet-50 to ConvNeXt: `python run_roadmap.py +study=roadmap`, or `--help`."""
 
 from roadmap.cli import main
 

@@ -1,5 +1,10 @@
-"""Write into the pages what they take from elsewhere: configs and costs into docs/steps.md, results into
-reports/README.md. `python docs/fill.py`, or `--check` to see whether they are there."""
+"""Write the generated parts of two pages: configs and costs into docs/steps.md, results into reports/README.md.
+
+    python docs/fill.py            # write
+    python docs/fill.py --check    # exit with an error if a page is not up to date
+
+A generated part is between two marks: <!-- NAME --> and <!-- /NAME -->.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +22,40 @@ from roadmap.analysis.table import Study, read_study
 from roadmap.config.compose import compose_network
 from roadmap.config.paths import CONF
 from roadmap.config.steps import all_steps
-from roadmap.models.complexity import Cost, measure
-from roadmap.report.columns import or_dash, readable_table
+from roadmap.models.complexity import Cost, measure_cost
+from roadmap.report.columns import format_value, readable_table
 from roadmap.report.formats import markdown
 from roadmap.report.wording import agreement_sentences, failure_lines, unchanged_lines
 
-STEPS = Path(__file__).parent / "steps.md"
+STEPS_PAGE = Path(__file__).parent / "steps.md"
 REPORTS = Path(__file__).parent.parent / "reports"
 BASES = ("resnet50", "resnet200")
 
 
-@cache
-def measured(step: str, base: str) -> Cost:
-    return measure(compose_network(step, base), 224)
+def fill_steps(text: str) -> str:
+    """Return the page of steps with the generated part of every card."""
+    cards = re.split(r"(?m)^(?=## )", text)
+    for i, card in enumerate(cards):
+        if card.startswith("## "):
+            cards[i] = replace_part(card, "facts", config_and_costs(card[3:].splitlines()[0]))
+    return "".join(cards)
 
 
-def facts(step: str) -> str:
-    """The config that makes the step, and what it costs in both regimes."""
+def fill_reports(text: str) -> str:
+    """Return the page of reports with the tables of the published studies."""
+    for folder, names in re.findall(r"<!-- (\w+)/([\w+]+) -->", text):
+        text = replace_part(text, f"{folder}/{names}", "\n\n".join(results(REPORTS / folder, names)))
+    return text
+
+
+def replace_part(text: str, name: str, content: str) -> str:
+    """Return the text with `content` between the marks of this name."""
+    part = f"<!-- {name} -->\n{content}\n<!-- /{name} -->"
+    return re.sub(rf"(?s)<!-- {re.escape(name)} -->.*<!-- /{re.escape(name)} -->", lambda _: part, text)
+
+
+def config_and_costs(step: str) -> str:
+    """Return the config of the step, and its costs with both bases of the paper."""
     before = all_steps()[step].before
     kind, name = ("transform", step) if before else ("step", step)
     lines = ["```yaml", f"# conf/{kind}/{name}.yaml"]
@@ -41,110 +63,96 @@ def facts(step: str) -> str:
     lines += ["```", ""]
     lines += ["| base | params (M) | GMACs |", "| :--- | ---: | ---: |"]
     for base in BASES:
-        costs = [measured(name, base) for name in (before, step) if name]
-        params = " → ".join(f"{c.params / 1e6:.3f}" for c in costs)
-        gmacs = " → ".join(f"{c.gmacs:.3f}" for c in costs)
+        costs = [cost_of(name, base) for name in (before, step) if name]
+        params = " → ".join(f"{cost.params / 1e6:.3f}" for cost in costs)
+        gmacs = " → ".join(f"{cost.gmacs:.3f}" for cost in costs)
         lines.append(f"| {base} | {params} | {gmacs} |")
     return "\n".join(lines)
 
 
-def cards(text: str) -> str:
-    """The page of steps with every card's block of facts as it should be."""
-    parts = re.split(r"(?m)^(?=## )", text)
-    for i, part in enumerate(parts):
-        if part.startswith("## "):
-            parts[i] = block(part, "facts", facts(part[3:].splitlines()[0]))
-    return "".join(parts)
+@cache
+def cost_of(step: str, base: str) -> Cost:
+    """Return the cost of a step at 224x224."""
+    return measure_cost(compose_network(step, base), 224)
 
 
-def block(text: str, name: str, content: str) -> str:
-    """The text with `content` between its marks <!-- name --> and <!-- /name -->."""
-    whole = f"<!-- {name} -->\n{content}\n<!-- /{name} -->"
-    return re.sub(rf"(?s)<!-- {re.escape(name)} -->.*<!-- /{re.escape(name)} -->", lambda _: whole, text)
-
-
-def results(text: str) -> str:
-    """The page of reports with the tables of what is published."""
-    for folder, names in re.findall(r"<!-- (\w+)/([\w+]+) -->", text):
-        text = block(text, f"{folder}/{names}", "\n\n".join(published(REPORTS / folder, names)))
-    return text
-
-
-def published(folder: Path, names: str) -> list[str]:
-    """The table of a study, of two joined by a plus, or of a benchmark's NAME.md, and what is to be said of it."""
+def results(folder: Path, names: str) -> list[str]:
+    """Return the table and the notes of a study, of two studies joined by a plus, or of a benchmark's NAME.md."""
     if (folder / f"{names}.md").is_file():
         return [(folder / f"{names}.md").read_text(encoding="utf-8").strip()]
     studies = [read_study(folder / name) for name in names.split("+")]
-    said = [line for study in studies for line in (*unchanged_lines(study), *failure_lines(study))]
+    notes = [line for study in studies for line in (*unchanged_lines(study), *failure_lines(study))]
     first = studies[0]
     if first.manifest.design != "grid":
-        return [parts(pd.concat([study.table for study in studies], ignore_index=True)), *said]
+        return [table_of_parts(pd.concat([study.table for study in studies], ignore_index=True)), *notes]
     if len({row.setting for row in first.rows}) > 1:
-        return [settings(first), *said]
-    return [path(first.table), *agreement_sentences(first), fit(first), *said]
+        return [table_of_settings(first), *notes]
+    return [table_of_steps(first.table), *agreement_sentences(first), loss_and_accuracy(first), *notes]
 
 
-def path(found: pd.DataFrame) -> str:
-    """The rows of a road as a Markdown table: what each gained here, and in the paper, over the one before it."""
-    shown = readable_table(found)[["step", "top-1 (%)", "gain", "95 % interval", "p (Holm)", "verdict"]]
-    printed = found.set_index("label")["paper_top1"]
-    gains = found["paper_top1"] - found["against"].map(printed)
-    shown["gain in the paper"] = [or_dash("{:+.2f}", gain) for gain in gains]
-    shown["MMACs"] = [f"{1000 * gmacs:.2f}" for gmacs in found["gmacs"]]
+def table_of_steps(table: pd.DataFrame) -> str:
+    """Return the rows of a roadmap as Markdown, with the gains of the paper."""
+    shown = readable_table(table)[["step", "top-1 (%)", "gain", "95 % interval", "p (Holm)", "verdict"]]
+    printed = table.set_index("label")["paper_top1"]
+    paper_gains = table["paper_top1"] - table["against"].map(printed)
+    shown["gain in the paper"] = [format_value("{:+.2f}", gain) for gain in paper_gains]
+    shown["MMACs"] = [f"{1000 * gmacs:.2f}" for gmacs in table["gmacs"]]
     return markdown(shown, []).strip()
 
 
-def settings(study: Study) -> str:
-    """The gains of a road at several settings as a Markdown table, one line for each step."""
+def table_of_settings(study: Study) -> str:
+    """Return the gains of a roadmap at several settings as Markdown, one line for each step."""
     shown = readable_table(study.table)
     cells: dict[str, dict[str, str]] = defaultdict(dict)
     for row, other, line in zip(study.rows, study.against, shown.to_dict("records"), strict=True):
         step, column = row.label.removesuffix(row.setting).strip(), row.setting or "as in the study"
-        cells[f"{step}: top-1 (%)" if other is None else step][column] = (
-            line["top-1 (%)"] if other is None else f"{line['gain']} ({line['95 % interval']})"
-        )
+        if other is None:
+            cells[f"{step}: top-1 (%)"][column] = line["top-1 (%)"]
+        else:
+            cells[step][column] = f"{line['gain']} ({line['95 % interval']})"
     table = pd.DataFrame.from_dict(cells, orient="index").rename_axis("step").reset_index().fillna("")
     return markdown(table, []).strip()
 
 
-def fit(study: Study) -> str:
-    """How often, of two networks of the road, the one that fits the training images better is the more accurate."""
-    points = []
-    for row in study.rows:
-        if "training_recipe" in row.transforms and row.done:  # losses of one recipe, as labels are smoothed and mixed
-            loss = mean(content["curve"][-1]["train_loss"] for content in row.done)
-            points.append((loss, mean(row.top1)))
-    pairs = list(combinations(sorted(points), 2))
-    better = sum(first[1] > second[1] for first, second in pairs)
-    return (
-        f"Of two networks under the enhanced recipe the one with the lower training loss in the last epoch is the more"
-        f" accurate in {better} of {len(pairs)} pairs."
-    )
-
-
-def parts(found: pd.DataFrame) -> str:
-    """The rows of studies that add parts and leave them out as a Markdown table, one line for each part."""
+def table_of_parts(table: pd.DataFrame) -> str:
+    """Return the rows of studies that add parts and leave them out as Markdown, one line for each part."""
     cells: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
-    for row in readable_table(found).to_dict("records"):
-        how, part = row["step"].split(" ", 1)  # as "with AdamW", "without AdamW", "nothing added"
-        if how == "nothing":
+    for row in readable_table(table).to_dict("records"):
+        change, part = row["step"].split(" ", 1)  # as "with AdamW", "without AdamW", "nothing added"
+        if change == "nothing":
             cells["nothing: top-1 (%)"][part] = row["top-1 (%)"], ""
         else:
-            cells[part]["added" if how == "with" else "left out"] = row["gain"], row["95 % interval"]
+            cells[part]["added" if change == "with" else "left out"] = row["gain"], row["95 % interval"]
     lines = [(part, *sides.get("added", ("", "")), *sides.get("left out", ("", ""))) for part, sides in cells.items()]
     columns = ["step", "added", "95 % interval", "left out", "95 % interval"]
     return markdown(pd.DataFrame(lines, columns=columns), []).strip()
 
 
-PAGES = {STEPS: cards, REPORTS / "README.md": results}
+def loss_and_accuracy(study: Study) -> str:
+    """Return how often, of two networks, the one with the lower training loss is the more accurate one."""
+    points = []
+    for row in study.rows:
+        if "training_recipe" in row.transforms and row.completed:  # losses of different recipes cannot be compared
+            loss = mean(record["curve"][-1]["train_loss"] for record in row.completed)
+            points.append((loss, mean(row.top1)))
+    pairs = list(combinations(sorted(points), 2))
+    agreeing = sum(first[1] > second[1] for first, second in pairs)
+    return (
+        f"Of two networks with the enhanced recipe, the one with the lower training loss in the last epoch is the more"
+        f" accurate one in {agreeing} of {len(pairs)} pairs."
+    )
+
+
+PAGES = {STEPS_PAGE: fill_steps, REPORTS / "README.md": fill_reports}
 
 
 def main() -> None:
-    for page, filled in PAGES.items():
+    """Fill both pages, or check them."""
+    for page, fill in PAGES.items():
         old = page.read_text(encoding="utf-8")
-        new = filled(old)
+        new = fill(old)
         if old != new and "--check" in sys.argv:
-            sys.exit(f"{page.name} is not what configs, networks and records say: run python docs/fill.py")
+            sys.exit(f"{page.name} is not up to date; run python docs/fill.py")
         if old != new:
             page.write_text(new, encoding="utf-8")
 

@@ -1,9 +1,9 @@
-"""The road from ResNet-50 to ConvNeXt as an ablation study (Liu et al., "A ConvNet for the 2020s", CVPR 2022).
+"""Ablation study of the steps from ResNet-50 to ConvNeXt (Liu et al., "A ConvNet for the 2020s", CVPR 2022).
 
 >>> import roadmap
->>> roadmap.steps()                                   # the stations, in order
->>> model = roadmap.create_model("inverted_bottleneck")
->>> spec = roadmap.compose("+step=gelu", "data=digits")  # what the command line would run
+>>> roadmap.steps()                                      # names of the steps, in order
+>>> model = roadmap.create_model("inverted_bottleneck")  # a torch.nn.Module
+>>> spec = roadmap.compose("+step=gelu", "data=digits")  # the run that the command line would train
 """
 
 from __future__ import annotations
@@ -17,30 +17,33 @@ if TYPE_CHECKING:
     from roadmap.models.network import Network
 
 __all__ = ["compose", "convert_weights", "create_model", "steps"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def steps() -> list[str]:
-    """The names of the stations, in the order of the road, from `baseline` on."""
+    """Return the names of the steps in the order of the roadmap, from `baseline` on; variants are not among them."""
     from roadmap.config.steps import step_names
 
     return step_names()
 
 
 def compose(*overrides: str) -> RunSpec:
-    """The typed run spec that `python run_roadmap.py OVERRIDES` would run; see `roadmap.config.compose`."""
-    from roadmap.config.compose import compose
+    """Return the validated spec of the run that `python run_roadmap.py OVERRIDES` would train.
 
-    return compose(*overrides)
+    Raises ValueError, in one line that names the field, for an override that is unknown, mistyped or impossible.
+    """
+    from roadmap.config import compose as composition
+
+    return composition.compose(*overrides)
 
 
 def create_model(
     step: str, base: str = "resnet50", num_classes: int = 1000, in_chans: int = 3, **network_fields: Any
 ) -> Network:
-    """The network of a station or variant, freshly initialised: (N, in_chans, H, W) -> (N, num_classes).
+    """Return the network of a step or variant with initial weights: (N, in_chans, H, W) -> logits (N, num_classes).
 
-    `network_fields` are fields of `roadmap.spec.NetworkSpec`, as `depths=[3, 4, 23, 3]` for a ResNet-101.
-    Raises ValueError, naming the field, for anything unknown or without meaning.
+    `network_fields` are fields of `roadmap.config.schema.NetworkSpec`, as `depths=[3, 4, 23, 3]` for a ResNet-101.
+    Raises ValueError, in one line that names the field, for an unknown name or a network that is impossible.
     """
     from roadmap.config.compose import compose_network
     from roadmap.models.network import Network
@@ -51,9 +54,12 @@ def create_model(
 def convert_weights(
     state_dict: dict[str, Tensor], *, step: str, base: str = "resnet50", reverse: bool = False
 ) -> dict[str, Tensor]:
-    """Rename the weights of torchvision's or timm's ResNet (for `baseline`), of timm's ConvNeXt (for
-    `separate_downsampling`) or ConvNeXt V2 (for `grn`) to ours, or with `reverse` ours to theirs; see
-    `roadmap.weights.convert`."""
+    """Return `state_dict` of torchvision's or timm's network with the names of ours, or with `reverse` the opposite.
+
+    For `step="baseline"` the other network is a ResNet of torchvision or timm, for `separate_downsampling` a ConvNeXt
+    of timm, for `grn` a ConvNeXt V2 of timm. Both networks compute the same logits. Raises ValueError for a step
+    without such a network and for a key that the network does not have.
+    """
     from roadmap.models import weights
 
     return weights.convert(state_dict, step=step, base=base, reverse=reverse)

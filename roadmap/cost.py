@@ -1,8 +1,9 @@
-"""What a network costs, counted on the network itself on the meta device: nothing is computed, no second formula.
+"""Command `roadmap cost`: parameters and multiply-adds of every step beside the numbers of the paper.
 
-    python -m roadmap.cost [--csv FILE]
+    roadmap cost [--csv FILE]        (the same as python -m roadmap.cost [--csv FILE])
 
-GMACs are multiply-adds / 1e9 of convolutions and linear layers for one image, what the paper calls FLOPs.
+The costs are counted on the networks themselves, built on the meta device. GMACs are multiply-adds / 1e9 of
+convolutions and linear layers for one image. The paper calls them FLOPs.
 """
 
 from __future__ import annotations
@@ -15,37 +16,42 @@ import pandas as pd
 from roadmap.analysis import published
 from roadmap.config.compose import compose_network
 from roadmap.config.steps import all_steps
-from roadmap.models.complexity import measure
+from roadmap.models.complexity import measure_cost
 
 
-def table(image_size: int = 224) -> pd.DataFrame:
-    """Every row of the paper's Tables 10 and 11: base, step, params, gmacs, paper_gmacs."""
+def cost_table(image_size: int = 224) -> pd.DataFrame:
+    """Return the costs of all steps and variants of the paper's Tables 10 and 11.
+
+    Columns: base, step, params, gmacs (counted), paper_gmacs (printed in the paper).
+    """
     rows = []
-    for base, facts in published.TABLES.items():
-        for row in facts:
+    for base, paper_rows in published.TABLES.items():
+        for row in paper_rows:
             if row.step in all_steps():
-                cost = measure(compose_network(row.step, base), image_size)
+                cost = measure_cost(compose_network(row.step, base), image_size)
                 rows.append((base, row.step, cost.params, cost.gmacs, row.gmacs))
     return pd.DataFrame(rows, columns=["base", "step", "params", "gmacs", "paper_gmacs"])
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m roadmap.cost", description="Count every row of both regimes.")
-    parser.add_argument("--csv", metavar="FILE", help="write the rows there too")
+    """Print the table, and write it to a CSV file if `--csv FILE` asks for it. `arguments` default to sys.argv."""
+    description = "Count parameters and multiply-adds of every step, for ResNet-50 and ResNet-200."
+    parser = argparse.ArgumentParser(prog="roadmap cost", description=description)
+    parser.add_argument("--csv", metavar="FILE", help="also write the table to this file")
     options = parser.parse_args(arguments)
-    rows = table()
+    table = cost_table()
     print(f"{'base':<10} {'step':<22} {'params':>11} {'GMACs':>8} {'paper':>7} {'diff':>7}")
-    for base, step, params, gmacs, printed in rows.to_numpy().tolist():
-        mark = " *" if (base, step) in published.SLIPS else ""
-        numbers = f"{params:>11,} {gmacs:>8.3f} {printed:>7.2f} {gmacs - printed:>+7.3f}"
+    for base, step, params, gmacs, paper_gmacs in table.to_numpy().tolist():
+        mark = " *" if (base, step) in published.MISPRINTS else ""
+        numbers = f"{params:>11,} {gmacs:>8.3f} {paper_gmacs:>7.2f} {gmacs - paper_gmacs:>+7.3f}"
         print(f"{base:<10} {step:<22} {numbers}{mark}")
     print("GMACs: multiply-adds / 1e9 of convolutions and linear layers, one image of 224x224 pixels.")
-    print(f"* {published.SLIP_NOTE}")
+    print(f"* {published.MISPRINT_NOTE}")
     if options.csv:
         try:
-            rows.to_csv(options.csv, index=False)
+            table.to_csv(options.csv, index=False)
         except OSError as error:
-            sys.exit(f"--csv {options.csv}: {error.strerror}")
+            sys.exit(f"error: --csv={options.csv}: {error.strerror or error}; choose another file")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 from PIL import Image
 
 from roadmap.config.compose import compose
+from roadmap.config.schema import RunSpec
 from roadmap.records.record import new_record, run_folder, write_record
 from tests.conftest import ROOT
 
@@ -29,33 +33,42 @@ def make_image_folder(folder: Path, classes: dict[str, int], size: int = 40) -> 
     return folder
 
 
-def write_run(folder: Path, top1: float | None, *words: str, status: str = "completed", **more: Any) -> None:
-    """A record as a run would leave it, with this result."""
-    spec = compose(*words, f"out={folder}")
-    content = new_record(spec, "python run_roadmap.py " + " ".join(words))
-    content |= {"status": status, "top1": top1, "top5": 99.0, "loss": 0.5, "params": 1000, "gmacs": 0.002}
-    content |= {
-        "images_per_second": 100.0,
-        "wall_seconds": 3.0,
-        "peak_memory_mib": 200.0,
-        "curve": [],
-        "unreadable": {},
-    }
-    content |= {"device": {"name": "a processor", "precision": "fp32", "threads": 1}} | more
-    place = run_folder(spec)
-    write_record(place, content)
+@cache
+def _composed(*overrides: str) -> RunSpec:
+    return compose(*overrides)
+
+
+def make_spec(folder: Path, *overrides: str) -> RunSpec:
+    """Compose a run that writes to `folder`. Runs that differ only in the seed are composed once."""
+    seeds = [override for override in overrides if re.fullmatch(r"seed=\d+", override)]
+    spec = copy.deepcopy(_composed(*(override for override in overrides if override not in seeds)))
+    spec.out = str(folder)
+    for override in seeds:
+        spec.seed = int(override.removeprefix("seed="))
+    return spec
+
+
+def write_run(folder: Path, top1: float | None, *overrides: str, status: str = "completed", **fields: Any) -> RunSpec:
+    """Write the record of a run with this result, and with `fields`; return its spec."""
+    spec = make_spec(folder, *overrides)
+    record = new_record(spec, "python run_roadmap.py " + " ".join(overrides))
+    record |= {"status": status, "top1": top1, "top5": 99.0, "loss": 0.5, "params": 1000, "gmacs": 0.002}
+    record |= {"images_per_second": 100.0, "wall_seconds": 3.0, "peak_memory_mib": 200.0, "curve": [], "unreadable": {}}
+    record |= {"device": {"name": "a processor", "precision": "fp32", "threads": 1}} | fields
+    write_record(run_folder(spec), record)
     if top1 is not None:
-        np.save(place / "correct.npy", np.arange(10_000) < round(100 * top1))
+        np.save(run_folder(spec) / "correct.npy", np.arange(10_000) < round(100 * top1))
+    return spec
 
 
 def make_study(folder: Path) -> Path:
+    """Write runs of four steps: completed, diverged and failed ones; return the folder of the study."""
     for seed, (a, b) in enumerate([(90.0, 91.0), (91.0, 93.0), (92.0, 95.0)]):
         write_run(folder, a, "+step=baseline", f"seed={seed}")
         write_run(folder, b, "+step=training_recipe", f"seed={seed}")
     write_run(folder, 94.0, "+step=stage_ratio", "seed=0", gmacs=0.003, params=2000)
-    write_run(
-        folder, None, "+step=stage_ratio", "seed=1", status="diverged", error="the loss is nan at epoch 1, step 3"
-    )
+    diverged = "the loss is nan at epoch 1, step 3"
+    write_run(folder, None, "+step=stage_ratio", "seed=1", status="diverged", error=diverged)
     write_run(folder, None, "+step=patchify_stem", "seed=0", status="failed", error="MemoryError: too | large_")
     return folder / "runs"
 

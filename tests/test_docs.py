@@ -1,30 +1,37 @@
-"""What the docs say is what the code does."""
+"""The documentation is true: files and fields that it names exist, its commands run and print what it shows."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from enum import Enum
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from roadmap.config.schema import MISSING, RunSpec
 from roadmap.config.steps import all_steps, all_transforms, step_names
 from tests.conftest import ROOT
 
-CARDS = (ROOT / "docs" / "steps.md").read_text(encoding="utf-8")
+STEP_CARDS = (ROOT / "docs" / "steps.md").read_text(encoding="utf-8")
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+LINKED = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "reports" / "README.md", *PAGES]
 
 
-def test_every_step_has_its_card_in_order() -> None:
-    own = [step.name for step in all_steps().values() if step.name != "resnextify"]
-    cards = re.findall(r"(?m)^## (\w+)$", CARDS)
-    assert sorted(cards) == sorted(own)
-    stations = [card for card in cards if not (card in all_transforms() and all_transforms()[card].variant)]
-    assert stations == step_names()
-    for name, card in zip(cards, re.split(r"(?m)^## \w+$", CARDS)[1:], strict=True):
+def test_every_step_has_a_card_in_the_order_of_the_roadmap() -> None:
+    expected = [step.name for step in all_steps().values() if step.name != "resnextify"]
+    cards = re.findall(r"(?m)^## (\w+)$", STEP_CARDS)
+    assert sorted(cards) == sorted(expected)
+    adopted = [card for card in cards if not (card in all_transforms() and all_transforms()[card].variant)]
+    assert adopted == step_names()
+    for name, card in zip(cards, re.split(r"(?m)^## \w+$", STEP_CARDS)[1:], strict=True):
         for part in ("**What**", "**Paper**", "**Decision**"):
             assert part in card, f"{name} lacks {part}"
         section = all_transforms()[name].section or "beyond it" if name != "baseline" else "2"
@@ -32,56 +39,117 @@ def test_every_step_has_its_card_in_order() -> None:
 
 
 @pytest.mark.slow
-def test_configs_and_costs_in_the_cards_are_true() -> None:
+def test_generated_parts_are_up_to_date() -> None:
     command = [sys.executable, str(ROOT / "docs" / "fill.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/your-own-step.md"])
-def test_every_file_that_a_page_names_is_there(page: str) -> None:
-    for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8")):
-        assert link.startswith("http") or ((ROOT / page).parent / link).exists(), link
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_linked_files_exist(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert link.startswith("http") or (page.parent / link).exists(), link
 
 
-def blocks(page: str) -> list[tuple[str, str | None, str]]:
-    """The code blocks of a page: language, the file that the first line of YAML or Python names, the text."""
-    found: list[tuple[str, str | None, str]] = []
-    for kind, text in re.findall(r"(?ms)^```(\w+)\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8")):
-        named = re.match(r"# (\w+/\S+)\n", text) if kind in ("yaml", "python") else None
-        found.append((kind, named and named[1], text[named.end() :] if named else text))
-    return found
+def test_files_named_in_the_docs_exist() -> None:
+    examples = {"conf/data/flowers.yaml", "conf/study/stems.yaml"}  # files that the reader writes
+    named = r"`((?:roadmap|tests|conf|hydra_plugins|benchmarks)/[\w./-]+\.\w+)`"
+    for page in LINKED:
+        for name in re.findall(named, page.read_text(encoding="utf-8")):
+            assert "NAME" in name or name in examples or (ROOT / name).exists(), f"{page.name}: {name}"
 
 
-def test_the_files_that_the_page_shows_are_as_it_shows_them() -> None:
-    shown = {name: text for _, name, text in blocks("docs/your-own-step.md") if name and (ROOT / name).exists()}
-    assert {"conf/transform/grn.yaml", "conf/step/grn.yaml", "roadmap/network.py"} <= shown.keys()
+def documented_defaults() -> dict[str, str]:
+    """Field path -> default, from the tables of the configuration page and the command line page."""
+    defaults: dict[str, str] = {}
+    for page in ("configuration.md", "cli.md"):
+        for line in (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines():
+            if line.startswith("| `"):
+                fields, default, *_ = [cell.strip() for cell in line.split("|")[1:-1]]
+                names = re.findall(r"`([\w.]+)`", fields)
+                values = default.split(", ") if default.count(", ") == len(names) - 1 else [default] * len(names)
+                for name, value in zip(names, values, strict=True):
+                    defaults.setdefault(name, value)
+    return defaults
+
+
+def schema_defaults(spec: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Field path and default, as the tables write it, of each field of the schema."""
+    for field in dataclasses.fields(spec):
+        value, path = getattr(spec, field.name), prefix + field.name
+        if dataclasses.is_dataclass(value):
+            yield from schema_defaults(value, f"{path}.")
+        elif path != "transforms":
+            yield path, "required" if value == MISSING else f"`{as_yaml(value)}`"
+
+
+def as_yaml(value: Any) -> str:
+    if isinstance(value, Enum):
+        return str(value.value)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def test_every_field_is_documented_with_its_default() -> None:
+    documented = documented_defaults()
+    interpolated = re.compile(r"`(base|data|recipe)\.\w+`")  # conf/config.yaml takes the value from another field
+    for path, default in schema_defaults(RunSpec()):
+        assert path in documented, path
+        assert documented[path] == default or interpolated.fullmatch(documented[path]), path
+
+
+def code_blocks(page: str) -> list[tuple[str, str | None, str]]:
+    """The code blocks of a page: language, file named in the first line of YAML or Python (or None), text."""
+    blocks: list[tuple[str, str | None, str]] = []
+    for language, text in re.findall(r"(?ms)^```(\w+)\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8")):
+        named = re.match(r"# (\w+/\S+)\n", text) if language in ("yaml", "python") else None
+        blocks.append((language, named and named[1], text[named.end() :] if named else text))
+    return blocks
+
+
+def run_blocks(page: str, folder: Path, path: str) -> int:
+    """Follow a page in `folder`: write the files that it names, run its bash and Python blocks, and compare their
+    output with the `text` block after them. Return the number of blocks that ran. `path` is put on PYTHONPATH."""
+    executables = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    env = {**os.environ, "PATH": executables, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"}
+    num_run = 0
+    for (language, name, text), (next_language, _, after) in pairwise([*code_blocks(page), ("", None, "")]):
+        expected = after if next_language == "text" else ""
+        if name is not None:
+            if not (ROOT / name).exists():
+                (folder / name).write_text(text, encoding="utf-8")
+            continue
+        if language not in ("bash", "python"):
+            continue
+        command = ["bash", "-euc", text] if language == "bash" else [sys.executable, "-c", text]
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+        output = done.stdout + done.stderr
+        assert done.returncode == (2 if expected.startswith("error: ") else 0), text + output
+        assert all(line in output for line in expected.splitlines()), text + output
+        num_run += 1
+    return num_run
+
+
+def test_shown_source_is_the_source() -> None:
+    shown = {name: text for _, name, text in code_blocks("docs/adding-a-step.md") if name and (ROOT / name).exists()}
+    assert {"conf/transform/grn.yaml", "conf/step/grn.yaml", "roadmap/models/network.py"} <= shown.keys()
+    assert {"roadmap/models/inspection.py", "roadmap/models/structure.py"} <= shown.keys()
     for name, text in shown.items():
-        there = (ROOT / name).read_text(encoding="utf-8")
-        assert there == text if name.endswith(".yaml") else f"\n{text}" in there, name
+        source = (ROOT / name).read_text(encoding="utf-8")
+        assert source == text if name.endswith(".yaml") else f"\n{text}" in source, name
 
 
 @pytest.mark.slow
-def test_the_page_can_be_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In a copy of the tree: files that are not there are written, commands run and say what the page says they do."""
-    for folder in ("conf", "roadmap", "tests"):
+def test_the_page_on_adding_a_step_can_be_followed(tmp_path: Path) -> None:
+    for folder in ("conf", "roadmap", "hydra_plugins", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     for file in ("run_roadmap.py", "pyproject.toml"):
         shutil.copy(ROOT / file, tmp_path)
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    env = {**os.environ, "PATH": path, "PYTHONPATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"}
-    for (kind, name, text), (then, _, after) in pairwise([*blocks("docs/your-own-step.md"), ("", None, "")]):
-        expected = after if then == "text" else ""
-        if kind == "bash":
-            command = ["bash", "-euc", text]
-            done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-            said = done.stdout + done.stderr
-            assert done.returncode == (2 if expected.startswith("error: ") else 0), text + said
-        elif kind == "python" and name is None:
-            exec(text, {})
-            said = capsys.readouterr().out
-        else:
-            if name and not (ROOT / name).exists():
-                (tmp_path / name).write_text(text, encoding="utf-8")
-            continue
-        assert all(line in said for line in expected.splitlines()), text + said
+    assert run_blocks("docs/adding-a-step.md", tmp_path, str(tmp_path)) > 2
+
+
+def test_the_tutorial_can_be_followed(tmp_path: Path) -> None:
+    if not (Path(sys.executable).parent / "roadmap").exists():
+        pytest.skip("the console script `roadmap` is not installed")
+    assert run_blocks("docs/tutorial.md", tmp_path, str(ROOT)) > 5

@@ -1,1 +1,1 @@
-"""From records to numbers: the table of a study, statistics, Shapley values, comparisons, published numbers."""
+"""The table of a study, statistics, Shapley values, comparison of studies and published numbers, from records."""

@@ -1,10 +1,11 @@
-"""Agreement of a study with the published numbers."""
+"""Agreement of a study's gains with the published gains."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -12,86 +13,112 @@ import numpy as np
 from scipy import stats
 
 from roadmap.analysis import published
-from roadmap.analysis.statistics import CONFIDENCE, LEVEL, NO_INTERVAL, RESAMPLES, Array, _holm, as_array
+from roadmap.analysis.statistics import (
+    CONFIDENCE,
+    LEVEL,
+    NO_INTERVAL,
+    RESAMPLES,
+    Array,
+    Interval,
+    adjust_holm,
+    as_array,
+)
 
-ORDERS = 2**17  # of steps, drawn for one p
+ORDERS = 2**17  # number of orders of the steps sampled for one p
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """With the paper: its own resolved steps, and all of its steps."""
+    """Agreement with the paper: signs over the steps that the paper resolves, order over all of its steps."""
 
-    steps: int  # resolved in the paper and at hand here
-    same_sign: int
+    steps: int  # number of steps that the paper's numbers resolve and the study has
+    same_sign: int  # how many of them have the paper's sign
     sign_low: float  # 95 % interval of the share of same signs, over seeds
     sign_high: float
-    all_steps: int
-    tau: float  # Kendall's, of the gains
-    tau_low: float
+    all_steps: int  # number of the paper's steps that the study has
+    tau: float  # Kendall's tau of their gains
+    tau_low: float  # 95 % interval, over seeds
     tau_high: float
     tau_p: float  # see `order_p`
 
 
 def agreement(accuracies: Mapping[str, Array], table: int) -> Agreement | None:
-    """Of the gains along the paper's path with those that its Table 10 or 11 prints; step -> accuracy of each seed.
+    """Return the agreement of gains along the paper's roadmap with those of its Table 10 or 11.
 
-    A gain is that over the step before, where both are at hand. Intervals by bootstrap over the seeds of each step,
-    scaled for their number. None with fewer than three gains.
+    `accuracies` has the accuracy of each seed by step. A gain is the difference to the step before, for steps where
+    both are in `accuracies`. Intervals come from a bootstrap over the seeds of each step, scaled by n / (n - 1). Return
+    None if there are fewer than three gains.
     """
-    printed, before = published.gains(table), published.before(table)
-    steps = [step for step in printed if step in accuracies and before[step] in accuracies]
+    printed, previous = published.published_gains(table), published.previous_steps(table)
+    steps = [step for step in printed if step in accuracies and previous[step] in accuracies]
     if len(steps) < 3:
         return None
-    theirs = as_array([printed[step] for step in steps])
-    marked = np.array([step in resolved_by_paper(table) for step in steps])
+    paper_gains = as_array([printed[step] for step in steps])
+    resolved_steps = resolved_by_paper(table)
+    resolved = np.array([step in resolved_steps for step in steps])
 
-    def gained(means: Mapping[str, float]) -> Array:
-        return as_array([means[step] - means[before[step]] for step in steps]).round(9)
+    def gains(means: Mapping[str, float]) -> Array:
+        return as_array([means[step] - means[previous[step]] for step in steps]).round(9)
 
-    def scores(mine: Array) -> tuple[float, float]:
-        same = np.sign(mine[marked]) == np.sign(theirs[marked])
-        tau = stats.kendalltau(mine, theirs).statistic if np.ptp(mine) > 0 else 0.0
-        return float(same.mean()) if marked.any() else math.nan, float(tau)
+    def scores(study_gains: Array) -> tuple[float, float]:
+        same_sign = np.sign(study_gains[resolved]) == np.sign(paper_gains[resolved])
+        tau = stats.kendalltau(study_gains, paper_gains).statistic if np.ptp(study_gains) > 0 else 0.0
+        return float(same_sign.mean()) if resolved.any() else math.nan, float(tau)
 
-    def another(values: Array) -> float:
+    def resampled_mean(values: Array) -> float:
         scale = math.sqrt(len(values) / (len(values) - 1))
         return float(values.mean() + scale * (generator.choice(values, len(values)).mean() - values.mean()))
 
-    mine = gained({step: values.mean() for step, values in accuracies.items()})
-    share, tau = scores(mine)
-    sign, taus, generator = NO_INTERVAL, NO_INTERVAL, np.random.default_rng(0)
+    study_gains = gains({step: values.mean() for step, values in accuracies.items()})
+    share, tau = scores(study_gains)
+    sign_interval, tau_interval, generator = NO_INTERVAL, NO_INTERVAL, np.random.default_rng(0)
     if all(len(values) > 1 for values in accuracies.values()):
-        others = ({s: another(values) for s, values in accuracies.items()} for _ in range(RESAMPLES // 2))
-        drawn = [scores(gained(means)) for means in others]
-        ends = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-        sign, taus = (tuple(np.quantile(column, ends)) for column in zip(*drawn, strict=True))
-    count = int(marked.sum())
-    return Agreement(count, round(share * count) if count else 0, *sign, len(steps), tau, *taus, order_p(mine, theirs))
+        resamples = ({s: resampled_mean(values) for s, values in accuracies.items()} for _ in range(RESAMPLES // 2))
+        resampled_scores = [scores(gains(means)) for means in resamples]
+        sign_interval, tau_interval = (_quantiles(column) for column in zip(*resampled_scores, strict=True))
+    count = int(resolved.sum())
+    same = round(share * count) if count else 0
+    tau_p = order_p(study_gains, paper_gains)
+    return Agreement(count, same, *sign_interval, len(steps), tau, *tau_interval, tau_p)
+
+
+def _quantiles(values: Sequence[float]) -> Interval:
+    """Return the 95 % interval of resampled values."""
+    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
 
 
 def order_p(one: Array, other: Array) -> float:
-    """Two-sided p of Kendall's tau: the share of orders, of all or of 2^17 drawn, that agree or disagree as much.
-    (Where values tie, SciPy's `kendalltau` has it only approximately.)"""
+    """Return the two-sided p of Kendall's tau between two arrays of equal length.
+
+    It is the share of orders, among all of them or ORDERS sampled ones, whose tau is at least as far from zero.
+    SciPy's `kendalltau` has only an approximation if values tie.
+    """
     first, second = np.triu_indices(len(one), 1)
     signs = np.sign(other[first] - other[second])
 
-    def as_one(values: Array, axis: int = -1) -> Array:
+    def distance(values: Array, axis: int = -1) -> Array:
         return np.abs(np.sign(values[..., first] - values[..., second]) @ signs)
 
-    how: dict[str, Any] = {"permutation_type": "pairings", "alternative": "greater", "vectorized": True}
-    how |= {"n_resamples": ORDERS - 1, "batch": 2**12, "rng": np.random.default_rng(0)}
-    return float(stats.permutation_test((one,), as_one, **how).pvalue)
+    options: dict[str, Any] = {"permutation_type": "pairings", "alternative": "greater", "vectorized": True}
+    options |= {"n_resamples": ORDERS - 1, "batch": 2**12, "rng": np.random.default_rng(0)}
+    return float(stats.permutation_test((one,), distance, **options).pvalue)
 
 
-def resolved_by_paper(table: int) -> set[str]:
-    """Steps whose gain is beyond noise in the paper's own numbers: Welch's test on the printed means and deviations of
-    three seeds, Holm over the adjacent rows of the path."""
+@cache
+def resolved_by_paper(table: int) -> frozenset[str]:
+    """Return the steps whose gain exceeds the noise by the paper's own numbers.
+
+    Welch's test on the printed means and standard deviations of three seeds, with Holm's correction over the adjacent
+    rows of the paper's roadmap.
+    """
     rows = [row for row in published.published_rows(table) if row.adopted]
-    names, p = [], []
+    names: list[str] = []
+    p_values: list[float] = []
     for before, after in pairwise(rows):
         if before.top1_std is not None and after.top1_std is not None:
-            one = (after.top1, after.top1_std, published.SEEDS)
-            other = (before.top1, before.top1_std, published.SEEDS)
+            one = (after.top1, after.top1_std, published.NUM_SEEDS)
+            other = (before.top1, before.top1_std, published.NUM_SEEDS)
             names.append(after.step)
-            p.append(float(stats.ttest_ind_from_stats(*one, *other, equal_var=False).pvalue))
-    return {name for name, adjusted in zip(names, _holm(p), strict=True) if adjusted <= LEVEL}
+            p_values.append(float(stats.ttest_ind_from_stats(*one, *other, equal_var=False).pvalue))
+    return frozenset(name for name, p in zip(names, adjust_holm(p_values), strict=True) if p <= LEVEL)

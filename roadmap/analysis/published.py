@@ -1,5 +1,5 @@
-"""The paper's facts as data: Liu, Mao, Wu, Feichtenhofer, Darrell, Xie, "A ConvNet for the 2020s", CVPR 2022,
-arXiv:2201.03545v2, Tables 10 and 11. Neither torch nor Hydra is needed to read them.
+"""Numbers of the paper as data: Liu, Mao, Wu, Feichtenhofer, Darrell, Xie, "A ConvNet for the 2020s", CVPR 2022,
+arXiv:2201.03545v2, Tables 10 and 11. Imports neither torch nor Hydra.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class PaperRow:
-    step: str  # our name
-    label: str  # the paper's
+    """One row of Table 10 or 11."""
+
+    step: str  # name of the step in this package
+    label: str  # name in the paper
     top1: float  # ImageNet-1K, percent
-    top1_std: float | None  # of three seeds, where the paper gives it
-    gmacs: float  # what the paper calls FLOPs, at 224x224
-    adopted: bool = True  # a station of the path, not a variant or a reference
+    top1_std: float | None  # standard deviation of three seeds, where the paper prints it
+    gmacs: float  # multiply-adds / 1e9 at 224x224; the paper calls them FLOPs
+    adopted: bool = True  # a step of the roadmap; False: a variant or a reference network
 
 
 TABLE_10 = (
@@ -60,47 +62,48 @@ TABLE_11 = (
     PaperRow("swin", "Swin-B (reference)", 83.50, None, 15.43, adopted=False),
 )
 
-SEEDS = 3  # behind each printed deviation
+NUM_SEEDS = 3  # behind each printed standard deviation
 
-TABLES = {"resnet50": TABLE_10, "resnet200": TABLE_11}
-_BY_NUMBER = {10: TABLE_10, 11: TABLE_11}
+TABLES = {"resnet50": TABLE_10, "resnet200": TABLE_11}  # by base
+TABLES_BY_NUMBER = {10: TABLE_10, 11: TABLE_11}
 
-# Table 10 prints 4.46 and 4.49 for its last two rows. Counted, they are 4.146 and 4.456: the jump stands one row early
-# (Table 11 has none at BN → LN), and 4.456 is ConvNeXt-T's known count.
-SLIPS = {("resnet50", "layer_norm"), ("resnet50", "separate_downsampling")}
-SLIP_NOTE = (
-    "Table 10 prints the jump of separate downsampling one row early; Table 11 has none there, and ConvNeXt-T's count"
-    " is known. Counted and printed values stand side by side; nothing is tuned to the print."
+# Table 10 prints 4.46 and 4.49 GMACs for its last two rows. Counted, they have 4.146 and 4.456: the increase is printed
+# one row too early. Table 11 has no increase at BN → LN, and 4.456 is ConvNeXt-T's known count.
+MISPRINTS = {("resnet50", "layer_norm"), ("resnet50", "separate_downsampling")}
+MISPRINT_NOTE = (
+    "Table 10 prints the additional GMACs of separate downsampling one row too early. Table 11 has no such increase in"
+    " that row, and the GMACs of ConvNeXt-T are known. Counted and printed values are shown side by side; no value is"
+    " adjusted to the printed one."
 )
 
 
 def published_rows(table: int) -> tuple[PaperRow, ...]:
-    """Table 10 or 11."""
-    return _BY_NUMBER[table]
-
-
-def gains(table: int) -> dict[str, float]:
-    """What each step of the path gained over the one before, percent."""
-    path = [row for row in published_rows(table) if row.adopted]
-    return {after.step: round(after.top1 - before.top1, 2) for before, after in pairwise(path)}
-
-
-def path(table: int) -> list[str]:
-    """The stations of the path, in order."""
-    return [row.step for row in published_rows(table) if row.adopted]
-
-
-def before(table: int) -> dict[str, str]:
-    """The step before each step of the path."""
-    return {after: earlier for earlier, after in pairwise(path(table))}
+    """Return the rows of Table 10 or 11."""
+    return TABLES_BY_NUMBER[table]
 
 
 def published_row(table: int | None, step: str) -> PaperRow | None:
-    """The row of Table 10 or 11 for a step; None where the paper has none."""
-    return next((fact for fact in _BY_NUMBER.get(table or 0, ()) if fact.step == step), None)
+    """Return the row of Table 10 or 11 for a step; None if the paper has no such row."""
+    return next((row for row in TABLES_BY_NUMBER.get(table or 0, ()) if row.step == step), None)
+
+
+def adopted_steps(table: int) -> list[str]:
+    """Return the steps of the paper's roadmap, in order."""
+    return [row.step for row in published_rows(table) if row.adopted]
+
+
+def previous_steps(table: int) -> dict[str, str]:
+    """Return the step before each step of the paper's roadmap."""
+    return {after: before for before, after in pairwise(adopted_steps(table))}
+
+
+def published_gains(table: int) -> dict[str, float]:
+    """Return the gain of each step of the paper's roadmap over the step before it, in percentage points."""
+    rows = [row for row in published_rows(table) if row.adopted]
+    return {after.step: round(after.top1 - before.top1, 2) for before, after in pairwise(rows)}
 
 
 def position(table: int | None, step: str) -> int:
-    """Where the step stands in the paper's table; after all of its rows where it is not there."""
-    facts = _BY_NUMBER.get(table or 10, TABLE_10)
-    return next((i for i, fact in enumerate(facts) if fact.step == step), len(facts))
+    """Return the index of the step in the paper's table; the number of rows if the step is not in it."""
+    rows = TABLES_BY_NUMBER.get(table or 10, TABLE_10)
+    return next((i for i, row in enumerate(rows) if row.step == step), len(rows))

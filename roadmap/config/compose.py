@@ -1,4 +1,4 @@
-"""From a command line to a typed RunSpec: Hydra composes, the spec checks, and here Hydra ends."""
+"""Composition: overrides -> Hydra config -> typed and validated RunSpec. Other packages receive only the RunSpec."""
 
 from __future__ import annotations
 
@@ -26,19 +26,16 @@ CONFIG_ERRORS = (HydraException, OmegaConfBaseException, SpecError)
 
 
 def register_schema() -> None:
-    """Make the schema known to Hydra. Call before composing; calling again does nothing new."""
-    store = ConfigStore.instance()
-    store.store(name="run_schema", node=RunSpec)
-    sweeper = {"_target_": "hydra_plugins.roadmap.Sweeper", "params": None}
-    store.store(group="hydra/sweeper", name="roadmap", node=sweeper)
+    """Register the schema of a run with Hydra. Call this before composing; repeated calls have no effect."""
+    ConfigStore.instance().store(name="run_schema", node=RunSpec)
 
 
 def compose(*overrides: str) -> RunSpec:
-    """The run that `python run_roadmap.py OVERRIDES` would make, checked.
+    """Return the validated spec of the run that `python run_roadmap.py OVERRIDES` would train.
 
     >>> compose("+step=gelu", "base=resnet50", "data=imagenet", "data.root=/data").network.activation
 
-    Raises SpecError, in one line that names the field, for anything unknown, mistyped or impossible.
+    Raises SpecError, with a message of one line that names the field, for unknown, mistyped and impossible settings.
     """
     try:
         return to_spec(compose_config(*overrides))
@@ -49,14 +46,14 @@ def compose(*overrides: str) -> RunSpec:
 def compose_network(
     step: str, base: str = "resnet50", num_classes: int = 1000, in_chans: int = 3, **network_fields: Any
 ) -> NetworkSpec:
-    """The network of a step or variant, for 224-pixel images (stem stride 4) unless a field says otherwise.
+    """Return the network of a step or variant, for 224-pixel images (stem stride 4) unless a field says otherwise.
 
-    Raises SpecError for an unknown step, base or field, and for a network that has no meaning.
+    Raises SpecError for an unknown step, base or field, and for a network that cannot be built.
     """
     try:
         config = compose_config(f"+step={step}", f"base={base}", "data.stem_stride=4")
-        given = {"num_classes": num_classes, "in_chans": in_chans, **network_fields}
-        config.network = OmegaConf.merge(config.network, given)
+        fields = {"num_classes": num_classes, "in_chans": in_chans, **network_fields}
+        config.network = OmegaConf.merge(config.network, fields)
         spec = OmegaConf.to_object(config.network)
     except CONFIG_ERRORS as error:
         raise SpecError(one_line_message(error)) from error
@@ -66,37 +63,39 @@ def compose_network(
 
 
 def compose_config(*overrides: str) -> DictConfig:
+    """Return Hydra's config for `overrides`, not validated. Works inside a running Hydra application, too."""
     register_schema()
-    busy = GlobalHydra.instance().hydra  # a running Hydra application's own; give it back afterwards
+    application = GlobalHydra.instance().hydra  # a running application's Hydra, which is restored below
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra_compose("config", rewrite_study_override(list(overrides)))
     finally:
-        if busy is not None:
-            GlobalHydra.instance().initialize(busy)
+        if application is not None:
+            GlobalHydra.instance().initialize(application)
 
 
-def rewrite_study_override(words: list[str]) -> list[str]:
-    """Let `study=NAME` set the field: Hydra would take it for a choice of the group `study`, which NAME then becomes.
+def rewrite_study_override(overrides: list[str]) -> list[str]:
+    """Return `overrides` with `study=NAME` rewritten so that it sets the field `study`.
 
-    With `+study=X` beside it, NAME is the study X under another name.
+    Hydra would read `study=NAME` as a choice of the config group `study`. Therefore NAME is registered as a config of
+    that group. With `+study=X` in the overrides, this config includes the study X.
     """
-    names = [word.removeprefix("study=") for word in words if re.fullmatch(r"study=[\w.-]+", word)]
+    names = [override.removeprefix("study=") for override in overrides if re.fullmatch(r"study=[\w.-]+", override)]
     if not names:
-        return words
-    (*_, name) = names
-    others = [word.removeprefix("+study=") for word in words if word.startswith("+study=")]
-    node = {"defaults": [*others, "_self_"], "study": name}
+        return overrides
+    name = names[-1]
+    included = [override.removeprefix("+study=") for override in overrides if override.startswith("+study=")]
+    node = {"defaults": [*included, "_self_"], "study": name}
     ConfigStore.instance().store(group="study", name=f"named_{name}", node=node, package="_global_")
-    return [word for word in words if not re.match(r"\+?study=", word)] + [f"+study=named_{name}"]
+    return [override for override in overrides if not re.match(r"\+?study=", override)] + [f"+study=named_{name}"]
 
 
 def to_spec(config: DictConfig) -> RunSpec:
-    """The typed, complete and checked spec of a composed config (Hydra's own section left aside).
+    """Return the typed, complete and validated spec of a composed config; Hydra's own section is ignored.
 
-    What only the data's own folder knows (its number of classes) is filled in; the transforms stand in the order of
-    the road whatever order they were given in. Raises SpecError or OmegaConf's errors.
+    Fields that only the data can determine (its number of classes) are filled in. The transforms are put in the order
+    of the roadmap. Raises SpecError or OmegaConf's errors.
     """
     config = copy.deepcopy(config)
     with read_write(config), open_dict(config):
@@ -111,31 +110,30 @@ def to_spec(config: DictConfig) -> RunSpec:
     validate_base(base)
     network.width = round(network.width * base.width_factor)
     network.depths = [max(1, round(blocks * base.depth_factor)) for blocks in network.depths]
-    if spec.network.num_classes is None:
-        spec.network.num_classes = spec.data.num_classes
+    if network.num_classes is None:
+        network.num_classes = spec.data.num_classes
     validate(spec)
     return spec
 
 
 def one_line_message(error: BaseException) -> str:
-    """Hydra's and OmegaConf's messages run over many lines; the user needs the field and what to do."""
+    """Return an error of the configuration as one line that names the field. Hydra's own messages have many lines."""
     cause: BaseException = error
     while cause.__cause__ is not None and isinstance(cause.__cause__, CONFIG_ERRORS):
         cause = cause.__cause__
     if isinstance(cause, SpecError):
         return str(cause)
     outer, inner = str(error).strip(), str(cause).strip()
-    missing = re.search(r"Could not (?:find|load) '(\w+)/([^']*)'", outer)
-    if missing:
-        group, name = missing.groups()
+    missing_config = re.search(r"Could not (?:find|load) '(\w+)/([^']*)'", outer)
+    if missing_config:
+        group, name = missing_config.groups()
         known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
         return f"{group}={name}: unknown; {_suggest(name, known)}"
     key = re.search(r"full_key: (\S+)", inner)
     text = re.sub(r"\s+", " ", inner.split("\n    full_key")[0])
-    unknown = re.search(r"Key '([^']*)' (?:not in|is not in struct)", inner)
-    if unknown:
-        path = key.group(1) if key else unknown.group(1)
-        return _unknown_field(path)
+    unknown_key = re.search(r"Key '([^']*)' (?:not in|is not in struct)", inner)
+    if unknown_key:
+        return _unknown_field(key.group(1) if key else unknown_key.group(1))
     if key and key.group(1) not in text:
         return f"{key.group(1)}: {text}"
     if "not in the defaults list" in text or "No match in the defaults list" in text:
@@ -144,30 +142,28 @@ def one_line_message(error: BaseException) -> str:
 
 
 def _refuse_unknown_fields(config: DictConfig, schema: type, prefix: str = "") -> None:
-    """`+network.widht=3` adds a key that the schema does not have: Hydra lets it pass, we do not."""
-    known = {f.name for f in dataclasses.fields(schema)}
+    """Raise SpecError for a key that the schema does not have, such as `+network.widht=3`: Hydra accepts such a key."""
+    known = {field.name for field in dataclasses.fields(schema)}
     for key in map(str, config):
         if key not in known:
             raise SpecError(_unknown_field(prefix + key))
-        node = config._get_node(key)
-        kind = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
-        if isinstance(node, DictConfig) and dataclasses.is_dataclass(kind):
-            _refuse_unknown_fields(node, kind, f"{prefix}{key}.")
+        section = OmegaConf.get_type(config, key)
+        if dataclasses.is_dataclass(section):
+            _refuse_unknown_fields(config[key], section, f"{prefix}{key}.")
 
 
 def _unknown_field(path: str) -> str:
-    section = path.rpartition(".")[0]
-    known = _fields(section)
+    known = _field_paths(path.rpartition(".")[0])
     return f"{path}: unknown field; {_suggest(path, known) if known else f'add it as +{path}=...'}"
 
 
 def _suggest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {nearest[0]}?" if nearest else f"use one of {', '.join(known)}"
 
 
-def _fields(section: str) -> list[str]:
-    """The paths of the fields in a section of the schema; of the sections themselves where there is none such."""
+def _field_paths(section: str) -> list[str]:
+    """Return the paths of the fields in a section of the schema; of the sections themselves for an unknown section."""
     schema = OmegaConf.structured(RunSpec)
     node = OmegaConf.select(schema, section) if section else schema
     if not OmegaConf.is_config(node):

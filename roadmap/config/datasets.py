@@ -1,109 +1,172 @@
-"""Where each dataset lies, and what can be known of it without reading an image (or importing torch)."""
+"""Datasets that the package knows by name: source, number of classes, and the files that `data.root` contains.
+
+How to add a dataset:
+
+- Images in class folders (`ROOT/train/CLASS/...` and `ROOT/val/CLASS/...`): write a preset `conf/data/NAME.yaml` with
+  `name: folder` and `root: ROOT`; no code is needed. With an entry `KnownDataset(Source.folder)` in `KNOWN_DATASETS`,
+  the preset can say `name: NAME`, which records and reports then show.
+- A dataset that a class of `torchvision.datasets` downloads and reads: write an entry with `Source.downloadable`, its
+  files and that class, and a preset with `name: NAME`. The download, the check whether it is present, reading, the hash
+  of a run and the error messages use the entry.
+- Another format: write an entry, a preset, and a function in `roadmap.data.datasets.READERS`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from roadmap.config.schema import DataSpec, SpecError
 from roadmap.config.validation import require
 
-DEFAULT_ROOT = Path("data")  # below the working directory
-FASHION_FILES = {
+DEFAULT_ROOT = Path("data")  # in the working directory; the default of data.root is data/NAME
+SPLIT_FOLDERS = {"train": ("train",), "test": ("val", "validation", "test")}
+FASHION_MNIST_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-FASHION_DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 
-# What torchvision's download leaves below data.root.
-DOWNLOADS = {
-    "cifar10": "cifar-10-batches-py",
-    "cifar100": "cifar-100-python",
-    "imagenette": "imagenette2-160",
+
+class Source(Enum):
+    """Where the images of a dataset come from."""
+
+    embedded = "embedded"  # part of an installed package
+    downloadable = "downloadable"  # fixed files below data.root, which torchvision can download
+    folder = "folder"  # the user's class folders below data.root
+
+
+@dataclass(frozen=True)
+class KnownDataset:
+    """What is known of a dataset before an image is read. Reading this table does not import torch."""
+
+    source: Source
+    num_classes: int | None = None  # None: the number of class folders
+    # The other fields belong to downloadable datasets.
+    files_in_root: tuple[str, ...] = ()  # files (also with the ending .gz) and folders; all of them are needed
+    folders: tuple[str, ...] = (".",)  # where they can be, relative to data.root or absolute; the first match is used
+    torchvision_class: str = ""  # class of torchvision.datasets that downloads them
+    split_arguments: tuple[dict[str, Any], ...] = ({"train": True}, {"train": False})  # of that class: train, test
+
+
+KNOWN_DATASETS = {
+    "digits": KnownDataset(Source.embedded, 10),
+    "fashion_mnist": KnownDataset(
+        Source.downloadable,
+        10,
+        files_in_root=FASHION_MNIST_FILES["train"] + FASHION_MNIST_FILES["test"],
+        # data.root, where torchvision puts them, and Debian's package dataset-fashion-mnist
+        folders=(".", "FashionMNIST/raw", "/usr/share/datasets/fashion-mnist"),
+        torchvision_class="FashionMNIST",
+    ),
+    "cifar10": KnownDataset(
+        Source.downloadable, 10, files_in_root=("cifar-10-batches-py",), torchvision_class="CIFAR10"
+    ),
+    "cifar100": KnownDataset(
+        Source.downloadable, 100, files_in_root=("cifar-100-python",), torchvision_class="CIFAR100"
+    ),
+    "imagenette": KnownDataset(
+        Source.downloadable,
+        10,
+        files_in_root=("imagenette2-160",),
+        torchvision_class="Imagenette",
+        split_arguments=({"split": "train", "size": "160px"}, {"split": "val", "size": "160px"}),
+    ),
+    "imagenet": KnownDataset(Source.folder),
+    "folder": KnownDataset(Source.folder),
 }
-CLASSES = {"digits": 10, "fashion_mnist": 10, "cifar10": 10, "cifar100": 100, "imagenette": 10}
-EMBEDDED_OR_DOWNLOADED = tuple(CLASSES)
-FOLDER_DATASETS = ("folder", "imagenet")
-SPLIT_FOLDERS = {"train": ("train",), "test": ("val", "validation", "test")}
+
+
+def root_decides_result(name: str) -> bool:
+    """Return whether the images depend on `data.root`, so that the hash of a run contains it.
+
+    An embedded or downloadable dataset has the same images in every folder.
+    """
+    return name not in KNOWN_DATASETS or KNOWN_DATASETS[name].source is Source.folder
 
 
 def complete_data_spec(data: DataSpec) -> DataSpec:
-    """Fill in what the data itself says: its folder and its number of classes.
+    """Return `data` with the folder and the number of classes filled in where the dataset determines them.
 
-    Raises SpecError where the data is not there and cannot be downloaded, or is not what the fields say.
+    Raises SpecError if the dataset is unknown, if it is absent and cannot be downloaded, or if it contradicts a field.
     """
-    if data.name in CLASSES:
-        fits = data.num_classes in (None, CLASSES[data.name])
-        require(fits, "data.num_classes", data.num_classes, f"{data.name} has {CLASSES[data.name]} classes")
-        data = replace(data, num_classes=CLASSES[data.name])
-    if data.name == "digits":
-        return data
-    if data.name in FOLDER_DATASETS:
+    if "/" in data.name:
+        return _complete_timm(data)
+    if data.name not in KNOWN_DATASETS:
+        names = ", ".join(KNOWN_DATASETS)
+        raise SpecError(f"data.name={data.name}: unknown; use one of {names}, or a timm dataset as hfds/OWNER/NAME")
+    known = KNOWN_DATASETS[data.name]
+    if known.source is Source.folder:
         return _complete_folder(data)
-    if "/" in data.name:  # timm's datasets
-        what = f"give the number of classes of {data.name}"
-        require(data.num_classes is not None, "data.num_classes", "null", what)
-        streamed = data.name.startswith("wds/")
-        there = data.root is not None and Path(data.root).is_dir()
-        require(not streamed or there, "data.root", data.root, f"give the folder of {data.name}'s shards")
-        return data
-    if data.name not in CLASSES:
-        names = ", ".join([*CLASSES, *FOLDER_DATASETS])
-        raise SpecError(f"data.name={data.name}: unknown; there are {names}, and timm's, as hfds/OWNER/NAME")
-    data = replace(data, root=str(data.root or DEFAULT_ROOT / data.name))
-    if not is_present(data) and not data.download:
-        raise SpecError(
-            f"data.root={data.root}: {data.name} is not there; put {wanted_files(data)} there or download=true"
-        )
+    fits = data.num_classes in (None, known.num_classes)
+    message = f"{data.name} has {known.num_classes} classes; leave data.num_classes out"
+    require(fits, "data.num_classes", data.num_classes, message)
+    data = replace(data, num_classes=known.num_classes)
+    if known.source is Source.downloadable:
+        data = replace(data, root=str(data.root or DEFAULT_ROOT / data.name))
+        message = f"{data.name} is not there; put {wanted_files(data)} there, or set data.download=true"
+        require(data.download or is_present(data), "data.root", data.root, message)
     return data
 
 
 def is_present(data: DataSpec) -> bool:
-    """Whether the files of a downloadable dataset are on this machine."""
-    if data.name == "fashion_mnist":
-        return fashion_mnist_folder(data) is not None
-    return (Path(str(data.root)) / DOWNLOADS[data.name]).is_dir() if data.name in DOWNLOADS else True
+    """Return whether the files of a downloadable dataset are on this machine; True for all other datasets."""
+    known = KNOWN_DATASETS.get(data.name)
+    return known is None or known.source is not Source.downloadable or folder_of_files(data) is not None
 
 
-def fashion_mnist_folder(data: DataSpec) -> Path | None:
-    """The first folder that holds Fashion-MNIST's four idx files, plain or gzipped."""
-    names = [name for pair in FASHION_FILES.values() for name in pair]
+def folder_of_files(data: DataSpec) -> Path | None:
+    """Return the first folder with all files of a downloadable dataset, each plain or with the ending .gz."""
+    known = KNOWN_DATASETS[data.name]
     root = Path(data.root or DEFAULT_ROOT / data.name)
-    for folder in (root, root / "FashionMNIST" / "raw", FASHION_DEBIAN):
-        if all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name in names):
+    for folder in (root / name for name in known.folders):
+        if all((folder / file).exists() or (folder / f"{file}.gz").is_file() for file in known.files_in_root):
             return folder
     return None
 
 
 def wanted_files(data: DataSpec) -> str:
-    if data.name == "fashion_mnist":
-        return "Fashion-MNIST's four *-ubyte.gz files"
-    return f"the unpacked folder {DOWNLOADS[data.name]}"
+    """Return the names of the files of a downloadable dataset, for an error message."""
+    return ", ".join(KNOWN_DATASETS[data.name].files_in_root)
 
 
 def split_folder(data: DataSpec, split: str) -> Path:
-    """The folder of an ImageFolder's split ("train" or "test"). Raises SpecError where there is none."""
+    """Return the folder of `split` ("train" or "test") of a dataset of class folders.
+
+    Raises SpecError if there is none.
+    """
     root = Path(data.root or ".")
-    named = data.train_split if split == "train" else data.test_split
-    tried = (named, *SPLIT_FOLDERS[split])
-    for name in tried:
+    first = data.train_split if split == "train" else data.test_split
+    names = list(dict.fromkeys((first, *SPLIT_FOLDERS[split])))
+    for name in names:
         if (root / name).is_dir():
             return root / name
-    raise SpecError(f"data.root={data.root}: has no folder {' or '.join(dict.fromkeys(tried))}")
+    raise SpecError(f"data.root={data.root}: has no folder {' or '.join(names)}; create one, with a folder per class")
+
+
+def _complete_timm(data: DataSpec) -> DataSpec:
+    message = f"cannot be read from {data.name}; set data.num_classes=NUMBER"
+    require(data.num_classes is not None, "data.num_classes", data.num_classes, message)
+    if data.name.startswith("wds/"):
+        is_folder = data.root is not None and Path(data.root).is_dir()
+        require(is_folder, "data.root", data.root, f"no such folder; give the folder of the shards of {data.name}")
+    return data
 
 
 def _complete_folder(data: DataSpec) -> DataSpec:
-    layout = "the folder that holds train/ and val/, each with a folder per class"
-    require(data.root is not None, "data.root", "null", f"give {layout}")
-    require(Path(str(data.root)).is_dir(), "data.root", data.root, f"is not there; give {layout}")
+    layout = "give the folder that contains train/ and val/, each with one folder per class"
+    require(data.root is not None, "data.root", None, f"is required for data={data.name}; {layout}")
+    require(Path(str(data.root)).is_dir(), "data.root", data.root, f"no such folder; {layout}")
     classes = {}
     for split in ("train", "test"):
         folder = split_folder(data, split)
         classes[split] = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        require(bool(classes[split]), "data.root", data.root, f"{folder} holds no folder per class")
-    same = classes["train"] == classes["test"]
-    require(same, "data.root", data.root, "the training and the test split have different class folders")
-    count = len(classes["train"])
-    fits = data.num_classes in (None, count)
-    require(fits, "data.num_classes", data.num_classes, f"{data.root} has {count} class folders")
-    return replace(data, num_classes=count)
+        require(bool(classes[split]), "data.root", data.root, f"{folder} has no subfolder; create one per class")
+    message = "the training and the test split have different class folders; give both the same"
+    require(classes["train"] == classes["test"], "data.root", data.root, message)
+    num_classes = len(classes["train"])
+    fits = data.num_classes in (None, num_classes)
+    message = f"{data.root} has {num_classes} class folders; set data.num_classes={num_classes} or null"
+    require(fits, "data.num_classes", data.num_classes, message)
+    return replace(data, num_classes=num_classes)

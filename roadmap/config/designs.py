@@ -1,7 +1,7 @@
-"""Which networks a study consists of, and which other each is compared with.
+"""Designs of studies: the networks of a study and the network that each one is compared with.
 
-The road is a grid: what a sweep lists, each network compared with the one before it. The other designs take a network
-apart or put it together; every network is a set of transforms.
+In the design `grid` a sweep lists the networks, and each is compared with the one before it. The other designs remove
+transforms from a network or add them to it. Every network is a list of transforms.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from roadmap.config.schema import Design, DesignSpec, SpecError
+from roadmap.config.choices import Design
+from roadmap.config.schema import DesignSpec, SpecError
 from roadmap.config.steps import (
     all_ingredients,
     all_steps,
@@ -22,60 +23,62 @@ from roadmap.config.steps import (
     without_unmet_needs,
 )
 
-TransformNames = list[str]  # of transforms
+TransformNames = list[str]
 
 
 @dataclass(frozen=True)
 class Member:
-    """A network of a study."""
+    """One network of a study."""
 
     transforms: TransformNames
-    label: str | None = None  # in this study; None: the network's own
-    against: TransformNames | None = None  # the transforms of the one that it is compared with
+    label: str | None = None  # in this study; None: the network's own label
+    against: TransformNames | None = None  # transforms of the network that it is compared with
 
 
 @dataclass(frozen=True)
 class Layout:
-    members: list[Member] = field(default_factory=list)  # besides what the sweep lists
-    orders: list[TransformNames] = field(default_factory=list)  # of an attribution, each followed by its opposite
+    """The networks that a design adds to those that the sweep lists."""
+
+    members: list[Member] = field(default_factory=list)
+    orders: list[TransformNames] = field(default_factory=list)  # of an attribution; each is followed by its reverse
 
 
 def study_layout(design: DesignSpec) -> Layout:
-    """Raises SpecError for a step that is not there."""
+    """Return the networks of `design`. Raises SpecError for an unknown step and where no network would differ."""
     if design.name is Design.grid:
         return Layout()
     if design.name is Design.recipe:
-        parts = list(all_ingredients())
-        return Layout(_added([], parts) + _left_out(["training_recipe"], parts))
+        ingredients = list(all_ingredients())
+        return Layout(_add_one_in([], ingredients) + _leave_one_out(["training_recipe"], ingredients))
     full = _transforms_of_step("design.full", design.full)
     start = _transforms_of_step("design.start", design.start)
     base = start if design.name is Design.add_one_in else []
     if not set(full) - set(base):
-        raise SpecError(f"design.full={design.full}: has no transform to take out or to add; give a later step")
+        raise SpecError(f"design.full={design.full}: has no transform to remove or to add; use a later step")
     if design.name is Design.leave_one_out:
-        return Layout(_left_out(full, full))
+        return Layout(_leave_one_out(full, full))
     if design.name is Design.add_one_in:
-        return Layout(_added(start, [name for name in full if name not in start]))
+        return Layout(_add_one_in(start, [name for name in full if name not in start]))
     orders = sampled_orders(full, design.orders, design.order_seed)
     prefixes = (without_unmet_needs(order[:count]) for order in orders for count in range(len(full) + 1))
     return Layout([Member(names) for names in {frozenset(names): names for names in prefixes}.values()], orders)
 
 
-def _left_out(whole: TransformNames, parts: TransformNames) -> list[Member]:
-    """`whole`, which is made of `parts`, and it without each of them in turn, and without what needs that."""
+def _leave_one_out(whole: TransformNames, parts: TransformNames) -> list[Member]:
+    """Return `whole`, which consists of `parts`, and for each part `whole` without it and without what needs it."""
     members = [Member(whole, "nothing left out")]
     for part in parts:
         rest = without_unmet_needs([name for name in parts if name != part])
-        members.append(Member(rest, f"without {_labels([p for p in parts if p not in rest])}", whole))
+        members.append(Member(rest, f"without {_labels([name for name in parts if name not in rest])}", whole))
     return members
 
 
-def _added(start: TransformNames, parts: TransformNames) -> list[Member]:
-    """`start`, and it with each of `parts` in turn, and with what that needs."""
+def _add_one_in(start: TransformNames, parts: TransformNames) -> list[Member]:
+    """Return `start`, and for each of `parts` `start` with it and with what it needs."""
     members = [Member(start, "nothing added")]
     for part in parts:
-        more = [name for name in with_needs([part]) if name not in start]
-        members.append(Member([*start, *more], f"with {_labels(more)}", start))
+        added = [name for name in with_needs([part]) if name not in start]
+        members.append(Member([*start, *added], f"with {_labels(added)}", start))
     return members
 
 
@@ -84,9 +87,12 @@ def _labels(names: TransformNames) -> str:
 
 
 def sampled_orders(names: Sequence[str], count: int, seed: int) -> list[TransformNames]:
-    """`count` orders, each random one followed by its opposite (antithetic; Mitchell et al. 2022, "Sampling
-    permutations for Shapley value estimation"). More orders of one seed begin with those of fewer."""
-    orders = []
+    """Return `count` orders of `names`: random ones, each followed by its reverse.
+
+    Antithetic sampling: Mitchell et al. 2022, "Sampling permutations for Shapley value estimation". With the same seed,
+    a longer list begins with the shorter one.
+    """
+    orders: list[TransformNames] = []
     for pair in range(count // 2):
         order = np.random.default_rng([seed, pair]).permutation(list(names)).tolist()
         orders += [order, order[::-1]]
@@ -94,24 +100,26 @@ def sampled_orders(names: Sequence[str], count: int, seed: int) -> list[Transfor
 
 
 def overrides_of(names: TransformNames) -> list[str]:
-    """The overrides that make the network of these transforms."""
+    """Return the overrides that select the network of these transforms."""
     step = name_of_transforms(names)
     if step in all_steps():
         return [f"+step={step}"]
-    groups = {"transform": [n for n in names if n not in all_ingredients()]}
-    groups["ingredient"] = [n for n in names if n in all_ingredients()]
+    groups = {
+        "transform": [name for name in names if name not in all_ingredients()],
+        "ingredient": [name for name in names if name in all_ingredients()],
+    }
     return [f"+{group}=[{','.join(members)}]" for group, members in groups.items() if members]
 
 
 def reference_overrides(name: str) -> list[str]:
-    """The overrides that make a reference network. Raises SpecError where there is none of that name."""
+    """Return the overrides that select a reference network. Raises SpecError for an unknown name."""
     known = [transform.name for transform in all_transforms().values() if transform.reference]
     if name not in known:
-        raise SpecError(f"reference={name}: no such network; there are {', '.join(known)}, or null")
+        raise SpecError(f"reference={name}: unknown reference network; use {', '.join(known)}, or null")
     return overrides_of([name])
 
 
 def _transforms_of_step(field_name: str, step: str) -> TransformNames:
     if step not in all_steps():
-        raise SpecError(f"{field_name}={step}: no such step; there are {', '.join(step_names())}")
+        raise SpecError(f"{field_name}={step}: unknown step; use one of {', '.join(step_names())}")
     return list(all_steps()[step].transforms)

@@ -1,8 +1,9 @@
-"""Where the package finds its configuration files."""
+"""Location of the configuration files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent  # the folder `roadmap`
-CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # in a wheel; in a checkout
+# An installed wheel contains `conf` in the package; in a checkout it is next to the package.
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"

@@ -1,4 +1,4 @@
-"""How a budget scales a recipe: epochs, warm-up, batch size and, linearly, the learning rate."""
+"""Schedule of a run: epochs, warm-up, batch size and learning rate of a recipe, scaled to a budget."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ from dataclasses import dataclass
 
 from roadmap.config.schema import BudgetSpec, RecipeSpec
 
-REFERENCE_EPOCHS = 300.0  # of the enhanced recipe; `budget.epochs` speaks of a recipe of this length
+REFERENCE_EPOCHS = 300.0  # epochs of the enhanced recipe; `budget.epochs` refers to a recipe of this length
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What one run really gets."""
+    """Epochs, batch size and learning rate of one run after the budget is applied."""
 
     epochs: int
-    batch_size: int  # images per step
-    lr: float  # peak
-    warmup_share: float  # of all steps
-    decay_share: float  # of all steps, between two decays of a step schedule
+    batch_size: int  # images per iteration
+    lr: float  # highest learning rate
+    warmup_share: float  # fraction of all iterations
+    decay_share: float  # fraction of all iterations between two decays of a `step` schedule
 
 
 def make_schedule(recipe: RecipeSpec, budget: BudgetSpec) -> Schedule:
-    """Scale `recipe` to `budget`.
+    """Return `recipe` scaled to `budget`.
 
-    Epochs keep the recipes' own ratio (90 to 300) unless `budget.equal_epochs`; warm-up and decay stay the same shares
-    of the run. The learning rate follows the batch size linearly (Goyal et al. 2017), times `lr_multiplier`.
+    The epochs of the recipes keep their ratio (90 to 300) unless `budget.equal_epochs` is set. Warm-up and decay keep
+    their fractions of the run. The learning rate is proportional to the batch size (Goyal et al. 2017), times
+    `lr_multiplier`.
     """
     epochs = recipe.epochs
     if budget.epochs is not None:

@@ -1,194 +1,127 @@
-"""The typed description of one run: what Hydra composes, what every other room reads.
+"""Typed description of one run: the dataclasses that Hydra composes and that all packages read.
 
-Every section is a plain dataclass and doubles as the Hydra schema, so an unknown key or a value of the wrong kind
-is refused while composing. `validate` refuses what is well typed but impossible; each message names its field.
-Fields that a preset leaves to the data (`num_classes` of an image folder, say) are None until they are known.
+Each section is a plain dataclass and also the Hydra schema of its part of the config, so Hydra refuses an unknown field
+or a value of the wrong type. `config.validation` refuses values that have the right type but are impossible. A field
+that only the data can determine, such as `num_classes` of an image folder, is None until `config.datasets` fills it in.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
-MISSING: Any = "???"  # OmegaConf's mark for a value that a preset has to give
-EXPANSION = 4  # a block is 4 times wider outside than inside (ResNet), or inside than outside (inverted bottleneck)
+from roadmap.config.choices import (
+    RAISE,
+    Activation,
+    Design,
+    Device,
+    Failures,
+    Init,
+    LRSchedule,
+    Mixing,
+    Norm,
+    OnError,
+    Optimizer,
+    Precision,
+    Reference,
+    Stem,
+)
 
-
-class Stem(Enum):
-    """The first layers: ResNet's strided convolution (and max pooling), or one non-overlapping convolution."""
-
-    conv = "conv"
-    patchify = "patchify"
-
-
-class Norm(Enum):
-    batch_norm = "batch_norm"
-    layer_norm = "layer_norm"
-
-
-class Activation(Enum):
-    relu = "relu"
-    gelu = "gelu"
-
-
-class Init(Enum):
-    """Initial weights: torchvision's ResNet (Kaiming normal, fan out) or Table 5 (truncated normal, std 0.02)."""
-
-    kaiming = "kaiming"
-    trunc_normal = "trunc_normal"
-
-
-class Optimizer(Enum):
-    sgd = "sgd"
-    adamw = "adamw"
-
-
-class LRSchedule(Enum):
-    cosine = "cosine"
-    step = "step"
-
-
-class Device(Enum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
-class Precision(Enum):
-    """Arithmetic of the forward and backward pass; parameters are always float32."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class Mixing(Enum):
-    """What Mixup and CutMix draw once: for a whole batch, as Table 5's runs did (timm's default), or for each image."""
-
-    batch = "batch"
-    image = "image"
-
-
-class Design(Enum):
-    """Which networks a study consists of, besides what its sweep lists; see `roadmap.designs`."""
-
-    grid = "grid"
-    leave_one_out = "leave_one_out"
-    add_one_in = "add_one_in"
-    attribution = "attribution"
-    recipe = "recipe"
-
-
-class Reference(Enum):
-    """A network of timm's in the place of ours: a Swin Transformer (Liu et al., ICCV 2021)."""
-
-    swin = "swin"
-
-
-# An unreadable image ends the run, or is left out, counted and reported; never replaced by another.
-OnError = Enum("OnError", {"raise": "raise", "skip": "skip"})  # functional: `raise` is a word of Python
-
-
-class Failures(Enum):
-    """What a run that fails or diverges means for the others of its study."""
-
-    go_on = "go_on"
-    stop = "stop"
+MISSING: Any = "???"  # OmegaConf's mark for a required value without a default
+EXPANSION = 4  # ResNet: a block is 4 times wider at its ends than inside; inverted bottleneck: 4 times wider inside
 
 
 @dataclass
 class TransformInfo:
-    """What a transform says of itself; the key in `RunSpec.transforms` is its name."""
+    """Description that a transform gives of itself; its name is the key in `RunSpec.transforms`."""
 
-    label: str = MISSING
-    section: str = ""  # of the paper
-    variant: bool = False  # tried at a station, not on the path to the next
-    needs: list[str] = field(default_factory=list)  # transforms without which it has no meaning
-    reference: bool = False  # another network altogether, for comparison
+    label: str = MISSING  # in tables and figures
+    section: str = ""  # of the paper, such as "2.6"; empty: beyond the paper
+    variant: bool = False  # tried at a step and not kept
+    needs: list[str] = field(default_factory=list)  # transforms without which this one has no meaning
+    reference: bool = False  # a network of another kind, for comparison
 
 
 @dataclass
 class BaseSpec:
-    """The numbers that the transforms reach for, so that the same transforms serve every base."""
+    """Depths and widths that the transforms refer to, so that the same transforms serve every base."""
 
     name: str = MISSING
-    depths: list[int] = MISSING  # blocks per stage of the ResNet
-    width: int = MISSING  # channels of its first stage
-    swin_depths: list[int] = MISSING  # `stage_ratio` puts these depths ...
-    swin_width: int = MISSING  # ... and this width (84 in the ResNet-200 regime, else that of the ResNet)
-    wide_width: int = MISSING  # `increase_width` puts this one
-    start_width: int = MISSING  # the width before `increase_width`: `width`, or `swin_width` after `stage_ratio`
-    drop_path: float = 0.0  # highest stochastic depth rate in the enhanced recipe
-    width_factor: float = 1.0  # all widths of the network, times this
-    depth_factor: float = 1.0  # the blocks of each stage, times this
-    reference_depths: list[int] = MISSING  # of the Swin Transformer beside this base, `wide_width` wide
-    reference_heads: int = MISSING  # in its first stage
-    paper_table: int | None = None  # 10 or 11: the table of the paper whose regime this base is, or scales down
+    depths: list[int] = MISSING  # blocks in each of the four stages of the ResNet
+    width: int = MISSING  # channels of the ResNet's first stage
+    swin_depths: list[int] = MISSING  # blocks per stage that `stage_ratio` sets
+    swin_width: int = MISSING  # channels that `stage_ratio` sets: 84 in the ResNet-200 regime, else the ResNet's width
+    wide_width: int = MISSING  # channels that `increase_width` sets
+    start_width: int = MISSING  # channels before `increase_width`: `width`, or `swin_width` after `stage_ratio`
+    drop_path: float = 0.0  # stochastic depth rate of the last block in the enhanced recipe, 0 to below 1
+    width_factor: float = 1.0  # factor on all widths of the network
+    depth_factor: float = 1.0  # factor on the number of blocks of each stage
+    reference_depths: list[int] = MISSING  # blocks per stage of this base's Swin Transformer; its width: `wide_width`
+    reference_heads: int = MISSING  # attention heads in the first stage of that Swin Transformer
+    paper_table: int | None = None  # 10 or 11: the paper's table for this base, or for the base that it scales down
 
 
 @dataclass
 class NetworkSpec:
-    """One network of the road. Widths are in channels; `w` below is `width` times 2 ** stage."""
+    """One network. Widths are in channels; in the comments, w is `width` times 2 ** stage (stages 0 to 3)."""
 
     depths: list[int] = MISSING  # blocks in each of the four stages
     width: int = MISSING  # w of the first stage
     stem: Stem = Stem.conv
     stem_stride: int = 4  # total stride of the stem: 4, 2 or 1
-    depthwise: bool = False  # groups of the spatial convolution = its channels
+    depthwise: bool = False  # the spatial convolution has as many groups as channels
     inverted_bottleneck: bool = False  # block widths w -> 4w -> w instead of 4w -> w -> 4w
     spatial_first: bool = False  # block order spatial, 1x1, 1x1 instead of 1x1, spatial, 1x1
-    kernel_size: int = 3  # of the spatial convolution; odd
+    kernel_size: int = 3  # of the spatial convolution, in pixels; odd
     activation: Activation = Activation.relu
-    fewer_activations: bool = False  # one per block, before its last 1x1; none in the stem
-    fewer_norms: bool = False  # one per block, before its first 1x1
+    fewer_activations: bool = False  # one activation per block, before its last 1x1; none in the stem
+    fewer_norms: bool = False  # one norm per block, before its first 1x1
     norm: Norm = Norm.batch_norm
-    separate_downsampling: bool = False  # norm and 2x2 stride-2 convolution between stages; norm after pooling
+    separate_downsampling: bool = False  # norm and 2x2 convolution of stride 2 between stages; norm after the pooling
     grn: bool = False  # global response normalization before each block's last 1x1
     layer_scale: float | None = None  # initial scale of each residual branch; None: no layer scale
-    drop_path: float = 0.0  # stochastic depth of the last block, rising linearly from 0 at the first
+    drop_path: float = 0.0  # stochastic depth rate of the last block; rises linearly from 0 at the first block
     init: Init = Init.kaiming
-    num_classes: int | None = None
+    num_classes: int | None = None  # None: `data.num_classes`
     in_chans: int = 3  # 1 grey, 3 colour
-    reference: Reference | None = None  # another network of these depths and width; the fields between have no meaning
-    heads: int | None = None  # attention heads in its first stage
+    reference: Reference | None = None  # reference network; then `stem` to `grn`, `layer_scale`, `init` have no effect
+    heads: int | None = None  # attention heads in the first stage of the reference network
 
 
 @dataclass
 class RecipeSpec:
-    """How a network is trained, at the paper's own scale; `budget` says how much of it a run gets."""
+    """How a network is trained at the paper's own scale; `config.schedule` scales it to a budget."""
 
     name: str = MISSING
     epochs: float = MISSING
-    warmup_epochs: float = 0.0  # linear, from 0
-    batch_size: int = MISSING  # images per step, all devices together
+    warmup_epochs: float = 0.0  # epochs in which the learning rate rises linearly from 0
+    batch_size: int = MISSING  # images per iteration, on all devices together
     optimizer: Optimizer = MISSING
-    lr: float = MISSING  # at `batch_size`
-    momentum: float = 0.9  # SGD
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # AdamW
+    lr: float = MISSING  # highest learning rate, at `batch_size`
+    momentum: float = 0.9  # of SGD
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # of AdamW
     weight_decay: float = MISSING
-    decay_norms_and_biases: bool = False  # also norms, biases and layer scale
+    decay_norms_and_biases: bool = False  # weight decay also for norms, biases and layer scale
     schedule: LRSchedule = MISSING
-    min_lr: float = 0.0  # end of the cosine, whatever the batch size
-    decay_epochs: float = 30.0  # step schedule: every so many epochs ...
-    decay_rate: float = 0.1  # ... times this
-    rand_augment: str | None = None  # timm's notation, as rand-m9-mstd0.5-inc1
-    mixup: float = 0.0  # Beta's alpha; 0: off
-    cutmix: float = 0.0  # Beta's alpha; 0: off
+    min_lr: float = 0.0  # learning rate at the end of the cosine, whatever the batch size
+    decay_epochs: float = 30.0  # `step` schedule: epochs between two decays
+    decay_rate: float = 0.1  # `step` schedule: factor of each decay
+    rand_augment: str | None = None  # in timm's notation, such as rand-m9-mstd0.5-inc1; None: off
+    mixup: float = 0.0  # alpha of the Beta distribution; 0: off
+    cutmix: float = 0.0  # alpha of the Beta distribution; 0: off
     mixing: Mixing = Mixing.batch
-    random_erasing: float = 0.0  # probability
-    label_smoothing: float = 0.0
-    drop_path: float = 0.0  # network.drop_path follows it
-    layer_scale: float | None = None  # network.layer_scale follows it
-    init: Init = Init.kaiming  # network.init follows it
-    interpolation: str = "bilinear"  # of resized training and test images
-    test_crop: float = 0.875  # share of the resized test image that the centre crop keeps
+    random_erasing: float = 0.0  # probability per image
+    label_smoothing: float = 0.0  # fraction of the target that is distributed evenly over all classes
+    drop_path: float = 0.0  # default of network.drop_path
+    layer_scale: float | None = None  # default of network.layer_scale
+    init: Init = Init.kaiming  # default of network.init
+    interpolation: str = "bilinear"  # of resized training and test images: nearest, bilinear or bicubic
+    test_crop: float = 0.875  # fraction of the resized test image's side that the centre crop keeps
 
 
 @dataclass
 class OptimizerFactors:
-    """One for each optimizer, by its name."""
+    """One factor per optimizer; the names are those of `Optimizer`."""
 
     sgd: float = 1.0
     adamw: float = 1.0
@@ -196,87 +129,93 @@ class OptimizerFactors:
 
 @dataclass
 class BudgetSpec:
-    """How much of its recipe a run gets. None leaves the recipe's own value."""
+    """How much of its recipe a run gets. None keeps the recipe's own value."""
 
     name: str = MISSING
-    epochs: float | None = None  # of a recipe of 300; the others in proportion (a recipe of 90: 0.3 of it)
+    epochs: float | None = None  # of a recipe of 300 epochs; other recipes in proportion (90 epochs: 0.3 of it)
     equal_epochs: bool = False  # every recipe gets `epochs`, whatever its own length
-    batch_size: int | None = None  # the learning rate follows linearly
-    lr_multiplier: OptimizerFactors = field(default_factory=OptimizerFactors)  # of the rate, after the linear rule
-    regularization: float = 1.0  # share of batches mixed, of images RandAugmented and erased, of the recipe's own
-    train_images: int | None = None  # use only so many training images, evenly over the classes
-    test_images: int | None = None
-    allow_chance: bool = False  # a run that ends no better than guessing is completed, not diverged
-    evaluations: int = 10  # points of the learning curve on the test set, spread over the run; the last epoch is one
+    batch_size: int | None = None  # images per iteration; the learning rate scales linearly with it
+    lr_multiplier: OptimizerFactors = field(default_factory=OptimizerFactors)  # on the linearly scaled learning rate
+    regularization: float = 1.0  # fraction, 0 to 1, of the batches mixed and the images RandAugmented and erased
+    train_images: int | None = None  # number of training images to use, evenly over the classes; None: all
+    test_images: int | None = None  # number of test images to use, evenly over the classes; None: all
+    allow_chance: bool = False  # a run that is not better than predicting the majority class is completed, not diverged
+    evaluations: int = 10  # points of the learning curve on the test set, spread over the run; includes the last epoch
 
 
 @dataclass
 class DataSpec:
-    name: str = MISSING
-    root: str | None = None  # folder of the data; None: where this dataset is usually put
-    download: bool = True  # where it is absent and can be downloaded
-    num_classes: int | None = None
-    in_chans: int = 3
-    image_size: int = MISSING  # side in pixels, training and test
-    stem_stride: int = 4  # network.stem_stride follows it
-    small_images: bool = False  # padded crop and flip instead of random resized crop; no test crop
-    crop_padding: int = 4  # pixels on each side, of that padded crop
+    """The dataset, its images, and what `budget=quick` gives it."""
+
+    name: str = MISSING  # a name in `config.datasets.KNOWN_DATASETS`, or a timm dataset such as hfds/OWNER/NAME
+    root: str | None = None  # folder of the data; None: the usual folder of the dataset
+    download: bool = True  # download the dataset if it is absent and can be downloaded
+    num_classes: int | None = None  # None: filled in where the dataset determines it
+    in_chans: int = 3  # 1 grey, 3 colour
+    image_size: int = MISSING  # side in pixels, of training and test images
+    stem_stride: int = 4  # default of network.stem_stride
+    small_images: bool = False  # padded crop and flip instead of a random resized crop; no test crop
+    crop_padding: int = 4  # pixels added on each side before that padded crop
     flip: float = 0.5  # probability of a horizontal flip
-    mean: list[float] = MISSING  # per channel, of images in 0..1
-    std: list[float] = MISSING
-    train_split: str = "train"
-    test_split: str = "validation"
-    holdout: int | None = None  # evaluate on so many training images, which are not trained on; the test set is unseen
-    input_key: str = "image"  # columns of an hfds/ dataset
-    target_key: str = "label"
-    num_train: int | None = None  # images of a streamed (wds) training split, where its index does not say
-    on_error: OnError = OnError["raise"]  # of an unreadable image: raise, or skip
-    workers: int | None = None  # loader processes; None: as many as this machine's cores allow
-    quick_epochs: float = 10.0  # what budget=quick gives this dataset
-    quick_batch_size: int = 128
-    quick_lr_multiplier: float = 32.0  # of the enhanced recipe
+    mean: list[float] = MISSING  # per channel, of pixel values from 0 to 1
+    std: list[float] = MISSING  # per channel, of pixel values from 0 to 1
+    train_split: str = "train"  # name of the split, or of its folder
+    test_split: str = "validation"  # name of the split, or of its folder
+    holdout: int | None = None  # evaluate on this number of training images, not trained on, instead of the test set
+    input_key: str = "image"  # column of the images in an hfds/ dataset
+    target_key: str = "label"  # column of the labels in an hfds/ dataset
+    num_train: int | None = None  # images of a streamed (wds/) training split whose index does not give their number
+    on_error: OnError = RAISE  # what an unreadable image does
+    workers: int | None = None  # loader processes; None: as many as the cores of the machine allow
+    quick_epochs: float = 10.0  # budget.epochs with budget=quick
+    quick_batch_size: int = 128  # budget.batch_size with budget=quick
+    quick_lr_multiplier: float = 32.0  # budget.lr_multiplier.adamw with budget=quick
 
 
 @dataclass
 class DesignSpec:
+    """The design of a study; see `roadmap.config.designs`."""
+
     name: Design = Design.grid
-    full: str = "separate_downsampling"  # the step that is taken apart, or put together
-    start: str = "training_recipe"  # the step that `add_one_in` adds to
-    orders: int = 8  # attribution: sampled orders of the transforms, each with its opposite
-    order_seed: int = 0
+    full: str = "separate_downsampling"  # step whose transforms are removed or added
+    start: str = "training_recipe"  # step to which `add_one_in` adds
+    orders: int = 8  # attribution: number of sampled orders of the transforms, each order with its reverse
+    order_seed: int = 0  # seed of the sampled orders
 
 
 @dataclass
 class RunSpec:
+    """One run, and the sweep and study that it belongs to."""
+
     network: NetworkSpec = field(default_factory=NetworkSpec)
     recipe: RecipeSpec = field(default_factory=RecipeSpec)
     budget: BudgetSpec = field(default_factory=BudgetSpec)
     data: DataSpec = field(default_factory=DataSpec)
     base: BaseSpec = field(default_factory=BaseSpec)
-    transforms: dict[str, TransformInfo] = field(default_factory=dict)
+    transforms: dict[str, TransformInfo] = field(default_factory=dict)  # all that made the network and the recipe
     seed: int = 0
-    study: str = "runs"  # what the runs belong to: listed in out/study/, reported in reports/study/
+    study: str = "runs"  # study of the runs: listed in out/STUDY/study.json, reported in reports/STUDY/
     design: DesignSpec = field(default_factory=DesignSpec)
-    reference: str | None = None  # of a study: a transform that is a reference network (swin), beside the others
-    plan: bool = False  # only tell what would run, what is done, and about how long it takes
+    reference: str | None = None  # transform of a reference network (swin) that the study also trains; None: none
+    plan: bool = False  # dry run: list the runs, their status and their estimated cost
     device: Device = Device.auto
     precision: Precision = Precision.auto
-    weights: str | None = None  # timm/NAME or a file: start from these
-    new_head: bool = False  # with `weights` of another number of classes: a fresh classifier
-    deterministic: bool = False  # only algorithms that repeat to the bit (slower on a GPU)
-    fast_kernels: bool = True  # our CPU kernels for the shapes where they beat PyTorch's; they round differently
-    compile: bool = False  # torch.compile, on CUDA with CUDA graphs; the first step of a kind of network takes a minute
-    accumulate: int = 1  # parts that a batch is split into, one after the other: less memory, the same step
-    parallel: int | None = None  # runs of a sweep at once on this machine; None: as many as serves
+    weights: str | None = None  # timm/NAME or a file: weights to start from
+    new_head: bool = False  # with `weights` of another number of classes: a newly initialized classifier
+    deterministic: bool = False  # only algorithms that are reproducible to the bit (slower on a GPU)
+    fast_kernels: bool = True  # our CPU kernels for the shapes where they are faster than PyTorch's; round differently
+    compile: bool = False  # torch.compile, with CUDA graphs on CUDA; a network's first iteration takes about a minute
+    accumulate: int = 1  # parts that a batch is split into, one after the other: less memory, same iteration
+    parallel: int | None = None  # runs of a sweep at once on this machine; None: see sweep.placement
     failures: Failures = Failures.go_on
-    checkpoint_minutes: float = 2.0  # between two checkpoints of a run; a signal writes one too
-    checkpoint_steps: int | None = None  # and after so many steps
-    keep_checkpoint: bool = False  # leave the last one, with the optimizer's state, beside the record
-    save_weights: bool = True  # model.pt beside the record, for weights=PATH
-    force: bool = False  # run again though the record is there
-    out: str = "experiments"
-    reports: str = "reports"
+    checkpoint_minutes: float = 2.0  # minutes between two checkpoints of a run; a signal also writes one
+    checkpoint_steps: int | None = None  # also a checkpoint after this many iterations; None: only by time
+    keep_checkpoint: bool = False  # keep the last checkpoint, with the optimizer's state, beside the record
+    save_weights: bool = True  # write model.pt beside the record, for weights=PATH
+    force: bool = False  # repeat runs that are finished
+    out: str = "experiments"  # folder of runs and studies
+    reports: str = "reports"  # folder of reports
 
 
 class SpecError(ValueError):
-    """A setting that has no meaning: one line that names the field and what to do."""
+    """An invalid setting; the message is one line, `field=value: what is wrong; what to do`."""

@@ -1,7 +1,7 @@
-"""The stations of the road, read from the files in conf/step, conf/transform and conf/ingredient: there is no second
-list.
+"""Steps of the roadmap and their transforms, read from conf/step, conf/transform and conf/ingredient.
 
-A step file includes the step before it and its own transform; the road is the longest chain of them without variants.
+These files are the only list of steps. A step file includes the previous step and the step's own transform. The
+roadmap is the longest chain of steps without variants.
 """
 
 from __future__ import annotations
@@ -19,191 +19,208 @@ from roadmap.config.schema import SpecError
 
 @dataclass(frozen=True)
 class Transform:
+    """One change of the network or the recipe: a file in conf/transform or conf/ingredient."""
+
     name: str
-    label: str
-    section: str  # of the paper
-    variant: bool
-    needs: tuple[str, ...]  # transforms without which it has no meaning
-    reference: bool
-    sets: dict[str, Any]  # field path -> value, as written
+    label: str  # in tables and figures
+    section: str  # of the paper; empty: beyond the paper
+    variant: bool  # tried at a step and not kept
+    needs: tuple[str, ...]  # transforms without which this one has no meaning
+    reference: bool  # a network of another kind, for comparison
+    sets: dict[str, Any]  # field path -> value, as written in the file
 
 
 @dataclass(frozen=True)
 class Step:
+    """The base plus all transforms up to and including the step's own: a file in conf/step."""
+
     name: str
-    before: str | None  # the step that it includes
-    transforms: tuple[str, ...]  # all that made it, in order; its own is the last
+    before: str | None  # the previous step, which this one includes
+    transforms: tuple[str, ...]  # in order; the step's own is the last
 
 
 @cache
 def all_transforms() -> dict[str, Transform]:
-    """Those of conf/transform, and the ingredients."""
-    return {
-        path.stem: _read_transform(path) for path in sorted((CONF / "transform").glob("*.yaml"))
-    } | all_ingredients()
+    """Return the transforms of conf/transform and the ingredients, by name."""
+    return _read_transforms("transform") | all_ingredients()
 
 
 @cache
 def all_ingredients() -> dict[str, Transform]:
-    """Of the enhanced recipe, in conf/ingredient: together they make it of the baseline's."""
-    return {path.stem: _read_transform(path) for path in sorted((CONF / "ingredient").glob("*.yaml"))}
+    """Return the transforms of conf/ingredient, by name: the parts of which the enhanced recipe consists."""
+    return _read_transforms("ingredient")
 
 
-def differing_transforms(names: list[str], others: list[str]) -> tuple[list[str], list[str]]:
-    """The transforms that only `names` has, and those that only `others` has; the enhanced recipe counts as its
-    ingredients beside single ones."""
-    if set(all_ingredients()) & {*names, *others}:
-        names, others = ([*some, *(all_ingredients() if "training_recipe" in some else ())] for some in (names, others))
-        names, others = ([name for name in some if name != "training_recipe"] for some in (names, others))
-    return [name for name in names if name not in others], [name for name in others if name not in names]
-
-
-def without_unmet_needs(names: list[str]) -> list[str]:
-    """Those of `names` whose needs are among them."""
-    while lacking := [name for name in names if not set(all_transforms()[name].needs) <= set(names)]:
-        names = [name for name in names if name not in lacking]
-    return names
-
-
-def with_needs(names: list[str]) -> list[str]:
-    """`names` and what they need."""
-    while more := [need for name in names for need in all_transforms()[name].needs if need not in names]:
-        names = [*more, *names]
-    return names
+def _read_transforms(group: str) -> dict[str, Transform]:
+    return {path.stem: _read_transform(path) for path in sorted((CONF / group).glob("*.yaml"))}
 
 
 def _read_transform(path: Path) -> Transform:
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if path.stem not in (content or {}).get("transforms", {}):
-        raise SpecError(f"{path.name}: has no entry transforms.{path.stem} with a label")
-    info = content["transforms"][path.stem]
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    name = path.stem
+    if name not in (config or {}).get("transforms", {}):
+        raise SpecError(f"{path.name}: has no entry transforms.{name}; add one with a label")
+    info = config.pop("transforms")[name]
     sets: dict[str, Any] = {}
-    for default in content.pop("defaults", []):  # - override /recipe: modern
+    for default in config.pop("defaults", []):  # - override /recipe: modern
         if isinstance(default, dict):
             sets |= {key.removeprefix("override /"): value for key, value in default.items()}
-    del content["transforms"]
-    _flatten(content, "", sets)
-    needs, reference = tuple(info.get("needs", ())), info.get("reference", False)
     return Transform(
-        path.stem, info["label"], info.get("section", ""), info.get("variant", False), needs, reference, sets
+        name=name,
+        label=info["label"],
+        section=info.get("section", ""),
+        variant=info.get("variant", False),
+        needs=tuple(info.get("needs", ())),
+        reference=info.get("reference", False),
+        sets=sets | _flatten(config),
     )
 
 
-def _flatten(content: dict[str, Any], prefix: str, into: dict[str, Any]) -> None:
-    for key, value in content.items():
-        if isinstance(value, dict):
-            _flatten(value, f"{prefix}{key}.", into)
-        else:
-            into[prefix + key] = value
+def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return field path -> value for nested sections."""
+    fields: dict[str, Any] = {}
+    for key, value in config.items():
+        fields |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return fields
 
 
 @cache
 def all_steps() -> dict[str, Step]:
-    """Every file in conf/step, other names of a station (`resnextify`) and variants included."""
-    files = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CONF / "step").glob("*.yaml")}
+    """Return every step of conf/step by name, including aliases (`resnextify`) and variants."""
+    configs = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CONF / "step").glob("*.yaml")}
     steps: dict[str, Step] = {}
 
     def read(name: str) -> Step:
         if name not in steps:
             before: str | None = None
-            made_by: list[str] = []
-            for default in (files[name] or {}).get("defaults", []):
+            own: list[str] = []
+            for default in (configs[name] or {}).get("defaults", []):
                 if str(default).startswith("/transform/"):
-                    made_by.append(default.removeprefix("/transform/"))
+                    own.append(default.removeprefix("/transform/"))
                 elif default != "_self_":
                     before = default
             earlier = read(before).transforms if before else ()
-            steps[name] = Step(name, before, earlier + tuple(made_by))
+            steps[name] = Step(name, before, earlier + tuple(own))
         return steps[name]
 
-    for name in sorted(files):
+    for name in sorted(configs):
         read(name)
     return steps
 
 
 @cache
 def ordered_steps(beyond_paper: bool = True) -> list[Step]:
-    """The stations in order: from the longest chain of steps without a variant back to its start.
+    """Return the steps of the roadmap in order: the longest chain of steps without a variant, from its start.
 
-    With `beyond_paper` False the chain ends where a transform has no section of the paper.
+    With `beyond_paper` False, the chain ends before the first transform without a section of the paper.
     """
 
-    def on_path(step: Step) -> bool:
+    def on_roadmap(step: Step) -> bool:
         infos = [all_transforms()[name] for name in step.transforms]
         return not any(info.variant or not (beyond_paper or info.section) for info in infos)
 
-    candidates = [step for step in all_steps().values() if on_path(step) and _adds_transform(step)]
-    last: Step | None = max(candidates, key=lambda step: (len(step.transforms), step.name))
+    candidates = [step for step in all_steps().values() if on_roadmap(step) and _adds_transform(step)]
+    step: Step | None = max(candidates, key=lambda step: (len(step.transforms), step.name))
     chain = []
-    while last is not None:
-        chain.append(last)
-        last = all_steps()[last.before] if last.before else None
+    while step is not None:
+        chain.append(step)
+        step = all_steps()[step.before] if step.before else None
     return chain[::-1]
 
 
 def _adds_transform(step: Step) -> bool:
-    """Whether the step adds a transform, and is no other name of the one before (`resnextify`)."""
+    """Return whether the step adds a transform; an alias of the previous step (`resnextify`) does not."""
     return step.before is None or step.transforms != all_steps()[step.before].transforms
 
 
 def step_names() -> list[str]:
-    """The names of the stations, in the order of the road."""
+    """Return the names of the roadmap's steps in order."""
     return [step.name for step in ordered_steps()]
 
 
 def sort_transforms(names: list[str]) -> list[str]:
-    """Transforms in the order of the road; then those of other steps; those on no step last; each by name."""
+    """Return transforms in the order of the roadmap, then those of other steps, then those of no step, each by name."""
     position: dict[str, int] = {}
-    for rank, chain in enumerate([ordered_steps(), list(all_steps().values())]):
-        for step in chain:
+    for rank, steps in enumerate([ordered_steps(), list(all_steps().values())]):
+        for step in steps:
             for i, name in enumerate(step.transforms):
                 position.setdefault(name, 1000 * rank + i)
     return sorted(names, key=lambda name: (position.get(name, 2000), name))
 
 
+def without_unmet_needs(names: list[str]) -> list[str]:
+    """Return `names` without the transforms whose needs are not among them."""
+    while unmet := [name for name in names if not set(all_transforms()[name].needs) <= set(names)]:
+        names = [name for name in names if name not in unmet]
+    return names
+
+
+def with_needs(names: list[str]) -> list[str]:
+    """Return `names`, preceded by the transforms that they need."""
+    while missing := [need for name in names for need in all_transforms()[name].needs if need not in names]:
+        names = [*missing, *names]
+    return names
+
+
+def differing_transforms(names: list[str], others: list[str]) -> tuple[list[str], list[str]]:
+    """Return the transforms that only `names` has and those that only `others` has.
+
+    Where one of the two has single ingredients, the enhanced recipe (`training_recipe`) counts as all its ingredients.
+    """
+    if set(all_ingredients()) & {*names, *others}:
+        names, others = _expand_recipe(names), _expand_recipe(others)
+    return [name for name in names if name not in others], [name for name in others if name not in names]
+
+
+def _expand_recipe(names: list[str]) -> list[str]:
+    ingredients = all_ingredients() if "training_recipe" in names else ()
+    return [name for name in [*names, *ingredients] if name != "training_recipe"]
+
+
+# Fields of the recipe -> fields of the network that take their value from them (conf/config.yaml).
+INTERPOLATED_BY = {f"recipe.{name}": f"network.{name}" for name in ("layer_scale", "drop_path", "init")}
+
+
+def check_conflicts(names: list[str]) -> None:
+    """Raise SpecError if two transforms set the same field to different values."""
+    set_by: dict[str, tuple[str, Any]] = {}
+    for name in sort_transforms(names):
+        for path, value in all_transforms()[name].sets.items():
+            field = INTERPOLATED_BY.get(path, path)
+            other, other_value = set_by.setdefault(field, (name, value))
+            if other_value != value:
+                raise SpecError(f"transform={name}: {other} and {name} both set {field}; leave one of them out")
+
+
 def name_of_transforms(names: list[str]) -> str:
-    """The step that these transforms make, or the nearest with what is more and what is less:
-    `separate_downsampling-gelu`, `baseline+depthwise_conv+gelu`. A reference network has its own name."""
+    """Return the step that these transforms make, or the nearest step with additions (+) and omissions (-).
+
+    Examples: `gelu`, `baseline+depthwise_conv+gelu`, `separate_downsampling-gelu`. A reference network keeps its name.
+    """
     if any(all_transforms()[name].reference for name in names):
         return "+".join(sort_transforms(names))
-    start, more, less = _nearest_step(frozenset(names))
-    return "+".join([start, *more]) + "".join(f"-{name}" for name in less)
+    step, added, omitted = _nearest_step(frozenset(names))
+    return "+".join([step, *added]) + "".join(f"-{name}" for name in omitted)
+
+
+def label_of_transforms(names: list[str]) -> str:
+    """Return the network's label in tables: a step's last transform, or the nearest step and the differences."""
+
+    def labels(transforms: list[str]) -> str:
+        return ", ".join(all_transforms()[name].label for name in transforms)
+
+    if any(all_transforms()[name].reference for name in names):
+        return labels(names)
+    step, added, omitted = _nearest_step(frozenset(names))
+    of_step = all_steps()[step].transforms if step in all_steps() else ()
+    label = all_transforms()[of_step[-1]].label if of_step else {"ingredients": "all ingredients"}.get(step, step)
+    return label + (f" with {labels(added)}" if added else "") + (f" without {labels(omitted)}" if omitted else "")
 
 
 @cache
 def _nearest_step(names: frozenset[str]) -> tuple[str, list[str], list[str]]:
-    """A step ("ingredients": all of them), the transforms that are more than it, and those that are less."""
-    starts = {step.name: set(step.transforms) for step in all_steps().values() if _adds_transform(step)}
-    starts |= {"ingredients": set(all_ingredients())}
-    found = min(starts, key=lambda name: (len(names ^ starts[name]), -len(starts[name]), name))
-    return found, sort_transforms(list(names - starts[found])), sort_transforms(list(starts[found] - names))
-
-
-INTERPOLATED_FROM = {
-    f"recipe.{name}": f"network.{name}" for name in ("layer_scale", "drop_path", "init")
-}  # by interpolation
-
-
-def check_conflicts(names: list[str]) -> None:
-    """Raise SpecError where two transforms want the same field to be different things."""
-    seen: dict[str, tuple[str, Any]] = {}
-    for name in sort_transforms(names):
-        for path, value in all_transforms()[name].sets.items():
-            field = INTERPOLATED_FROM.get(path, path)
-            other, wanted = seen.setdefault(field, (name, value))
-            if wanted != value:
-                raise SpecError(f"transform={name}: {other} and {name} both set {field}; leave one of them out")
-
-
-def label_of_transforms(names: list[str]) -> str:
-    """How a table calls the network: a step by its last transform, others by the nearest step and what differs."""
-
-    def labels(some: list[str]) -> str:
-        return ", ".join(all_transforms()[name].label for name in some)
-
-    if any(all_transforms()[name].reference for name in names):
-        return labels(names)
-    start, more, less = _nearest_step(frozenset(names))
-    made_by = all_steps()[start].transforms if start in all_steps() else ()
-    text = all_transforms()[made_by[-1]].label if made_by else {"ingredients": "all ingredients"}.get(start, start)
-    return text + (f" with {labels(more)}" if more else "") + (f" without {labels(less)}" if less else "")
+    """Return a step ("ingredients": all ingredients), the transforms to add to it, and those to omit from it."""
+    steps = {step.name: set(step.transforms) for step in all_steps().values() if _adds_transform(step)}
+    steps |= {"ingredients": set(all_ingredients())}
+    nearest = min(steps, key=lambda name: (len(names ^ steps[name]), -len(steps[name]), name))
+    return nearest, sort_transforms(list(names - steps[nearest])), sort_transforms(list(steps[nearest] - names))

@@ -1,4 +1,4 @@
-"""Validation of a composed run: each error names the field and says what to do."""
+"""Validation of a composed run. Each error names the field, states what is wrong and says what to do."""
 
 from __future__ import annotations
 
@@ -7,83 +7,107 @@ from enum import Enum
 from math import isfinite
 from pathlib import Path
 
-from roadmap.config.schema import BaseSpec, DesignSpec, NetworkSpec, RecipeSpec, RunSpec, SpecError
+from roadmap.config.schema import BaseSpec, DataSpec, DesignSpec, NetworkSpec, RecipeSpec, RunSpec, SpecError
 
 
-def require(holds: bool, field_name: str, value: object, what: str) -> None:
-    """Raise SpecError unless `holds`."""
-    if not holds:
-        shown = value.value if isinstance(value, Enum) else value
-        raise SpecError(f"{field_name}={shown}: {what}")
+def require(holds: bool, field_name: str, value: object, message: str) -> None:
+    """Raise SpecError `field_name=value: message` unless `holds`. The value is shown as the user would type it."""
+    if holds:
+        return
+    if isinstance(value, Enum):
+        value = value.value
+    elif value is None or isinstance(value, bool):
+        value = "null" if value is None else str(value).lower()
+    raise SpecError(f"{field_name}={value}: {message}")
+
+
+def check_positive(value: float, name: str, *, zero: bool = False) -> None:
+    """Raise SpecError unless `value` is finite and positive, or 0 where `zero` allows it."""
+    holds = isfinite(value) and (value > 0 or (zero and value == 0))
+    require(holds, name, value, "must not be negative" if zero else "must be positive")
+
+
+def check_fraction(value: float, name: str, *, one: bool = False) -> None:
+    """Raise SpecError unless 0 <= `value` < 1, or = 1 where `one` allows it."""
+    holds = 0 <= value < 1 or (one and value == 1)
+    require(holds, name, value, "must be from 0 to 1" if one else "must be from 0 to below 1")
 
 
 def validate_network(spec: NetworkSpec) -> None:
-    """Raise SpecError where the network has no meaning."""
-    require(len(spec.depths) == 4, "network.depths", spec.depths, "give the blocks of the four stages")
-    require(min(spec.depths) >= 1, "network.depths", spec.depths, "every stage needs a block")
+    """Raise SpecError if no network can be built from `spec`."""
+    require(len(spec.depths) == 4, "network.depths", spec.depths, "must be 4 numbers, the blocks of each stage")
+    require(min(spec.depths) >= 1, "network.depths", spec.depths, "must be at least 1 in every stage")
     require(spec.width >= 1, "network.width", spec.width, "must be a positive number of channels")
     heads = spec.reference is None or (spec.heads is not None and spec.heads >= 1 and spec.width % spec.heads == 0)
     require(heads, "network.heads", spec.heads, f"must divide network.width={spec.width}")
     require(spec.stem_stride in (1, 2, 4), "network.stem_stride", spec.stem_stride, "must be 1, 2 or 4")
     odd = spec.kernel_size >= 1 and spec.kernel_size % 2 == 1
     require(odd, "network.kernel_size", spec.kernel_size, "must be a positive odd number")
-    moved = not spec.spatial_first or spec.depthwise
-    require(moved, "network.spatial_first", True, "only a depthwise convolution moves up: set network.depthwise=true")
+    possible = not spec.spatial_first or spec.depthwise
+    require(possible, "network.spatial_first", True, "needs a depthwise convolution; set network.depthwise=true")
     check_fraction(spec.drop_path, "network.drop_path")
     if spec.layer_scale is not None:
         check_positive(spec.layer_scale, "network.layer_scale")
-    classes = spec.num_classes is not None and spec.num_classes >= 1
-    require(classes, "network.num_classes", spec.num_classes, "must be a positive number of classes")
+    has_classes = spec.num_classes is not None and spec.num_classes >= 1
+    require(has_classes, "network.num_classes", spec.num_classes, "must be a positive number of classes")
     require(spec.in_chans >= 1, "network.in_chans", spec.in_chans, "must be a positive number of channels")
 
 
 def validate_base(spec: BaseSpec) -> None:
-    """Raise SpecError where its factors are no factors."""
+    """Raise SpecError unless the factors of the base are positive."""
     for name in ("width_factor", "depth_factor"):
         check_positive(getattr(spec, name), f"base.{name}")
 
 
 def validate(spec: RunSpec) -> None:
-    """Raise SpecError, before anything is built or written, where the run is impossible or contradicts itself."""
+    """Raise SpecError if the run is impossible or contradicts itself. Nothing has been built or written before."""
     _validate_transforms(spec)
     validate_network(spec.network)
     _validate_recipe(spec.recipe)
     _validate_budget(spec)
-    _validate_data(spec)
+    _validate_data(spec.data, spec.network)
     _validate_design(spec.design)
     require(spec.seed >= 0, "seed", spec.seed, "must not be negative")
-    for name in ("study", "out", "reports"):
-        require(bool(getattr(spec, name).strip()), name, repr(getattr(spec, name)), "must not be empty")
     for name in ("parallel", "checkpoint_steps"):
         value = getattr(spec, name)
         require(value is None or value >= 1, name, value, "must be positive, or null")
     check_positive(spec.checkpoint_minutes, "checkpoint_minutes", zero=True)
-    parts = 1 <= spec.accumulate <= (spec.budget.batch_size or spec.recipe.batch_size)
-    require(parts, "accumulate", spec.accumulate, "must be from 1 to the batch size")
+    batch_size = spec.budget.batch_size or spec.recipe.batch_size
+    splits = 1 <= spec.accumulate <= batch_size
+    require(splits, "accumulate", spec.accumulate, f"must be from 1 to the batch size ({batch_size})")
+    _validate_files(spec)
+
+
+def _validate_files(spec: RunSpec) -> None:
+    for name in ("study", "out", "reports"):
+        require(bool(getattr(spec, name).strip()), name, repr(getattr(spec, name)), "must not be empty")
     for name in ("out", "reports"):
         folder = Path(getattr(spec, name)).absolute()
         parent = next(path for path in (folder, *folder.parents) if path.exists())
         writable = parent.is_dir() and os.access(parent, os.W_OK)
-        require(writable, name, getattr(spec, name), f"{parent} is not a folder that can be written to")
+        require(writable, name, getattr(spec, name), f"{parent} is not a writable folder; use another folder")
     if spec.weights is not None and not spec.weights.startswith("timm/"):
-        require(Path(spec.weights).is_file(), "weights", spec.weights, "no such file; give one, or timm/NAME")
-    require(spec.weights is not None or not spec.new_head, "new_head", True, "goes with weights=...")
+        is_file = Path(spec.weights).is_file()
+        require(is_file, "weights", spec.weights, "no such file; give the path of a file, or timm/NAME")
+    used = spec.weights is not None or not spec.new_head
+    require(used, "new_head", True, "has no effect without weights; set weights=..., or leave new_head out")
 
 
 def _validate_transforms(spec: RunSpec) -> None:
     for name, info in spec.transforms.items():
         for needed in info.needs:
-            if needed not in spec.transforms:
-                raise SpecError(f"transform={name}: {name} needs {needed}; add it, or leave {name} out")
-
+            message = f"{name} needs {needed}; add it, or leave {name} out"
+            require(needed in spec.transforms, "transform", name, message)
     others = [name for name, info in spec.transforms.items() if not info.reference]
     for name, info in spec.transforms.items():
-        require(not (info.reference and others), "transform", name, f"is a network of its own; leave {others} out")
+        message = f"is a complete network; leave {', '.join(others)} out"
+        require(not (info.reference and others), "transform", name, message)
 
 
 def _validate_design(design: DesignSpec) -> None:
     even = design.orders >= 2 and design.orders % 2 == 0
-    require(even, "design.orders", design.orders, "must be a positive even number: each order comes with its opposite")
+    message = "must be a positive even number, because each order is followed by its reverse"
+    require(even, "design.orders", design.orders, message)
     require(design.order_seed >= 0, "design.order_seed", design.order_seed, "must not be negative")
 
 
@@ -98,15 +122,15 @@ def _validate_recipe(recipe: RecipeSpec) -> None:
     require(recipe.batch_size >= 1, "recipe.batch_size", recipe.batch_size, "must be positive")
     betas = len(recipe.betas) == 2 and all(0 <= beta < 1 for beta in recipe.betas)
     require(betas, "recipe.betas", recipe.betas, "must be two numbers from 0 to below 1")
-    warm = 0 <= recipe.warmup_epochs < recipe.epochs
-    require(
-        warm, "recipe.warmup_epochs", recipe.warmup_epochs, f"must be from 0 to below recipe.epochs={recipe.epochs}"
-    )
+    shorter = 0 <= recipe.warmup_epochs < recipe.epochs
+    message = f"must be from 0 to below recipe.epochs={recipe.epochs}"
+    require(shorter, "recipe.warmup_epochs", recipe.warmup_epochs, message)
     require(recipe.min_lr < recipe.lr, "recipe.min_lr", recipe.min_lr, f"must be below recipe.lr={recipe.lr}")
     known = recipe.interpolation in ("nearest", "bilinear", "bicubic")
     require(known, "recipe.interpolation", recipe.interpolation, "must be nearest, bilinear or bicubic")
-    augment = recipe.rand_augment is None or recipe.rand_augment.startswith("rand-")
-    require(augment, "recipe.rand_augment", recipe.rand_augment, "write it as timm does: rand-m9-mstd0.5-inc1, or null")
+    notation = recipe.rand_augment is None or recipe.rand_augment.startswith("rand-")
+    message = "is not in timm's notation; write it as rand-m9-mstd0.5-inc1, or null"
+    require(notation, "recipe.rand_augment", recipe.rand_augment, message)
 
 
 def _validate_budget(spec: RunSpec) -> None:
@@ -116,48 +140,37 @@ def _validate_budget(spec: RunSpec) -> None:
     batch_size = recipe.batch_size if budget.batch_size is None else budget.batch_size
     require(batch_size >= 1, "budget.batch_size", batch_size, "must be positive")
     pairs = batch_size % 2 == 0 or not (recipe.mixup or recipe.cutmix)
-    require(pairs, "budget.batch_size", batch_size, "Mixup and CutMix pair the images of a batch: make it even")
+    message = "must be even, because Mixup and CutMix pair the images of a batch"
+    require(pairs, "budget.batch_size", batch_size, message)
     check_fraction(budget.regularization, "budget.regularization", one=True)
     for name in ("train_images", "test_images"):
         value = getattr(budget, name)
-        require(value is None or value >= 1, f"budget.{name}", value, "must be positive, or null for all")
-    require(
-        budget.evaluations >= 1, "budget.evaluations", budget.evaluations, "the last epoch is evaluated: at least 1"
-    )
+        require(value is None or value >= 1, f"budget.{name}", value, "must be positive, or null for all images")
+    message = "must be at least 1, because the last epoch is always evaluated"
+    require(budget.evaluations >= 1, "budget.evaluations", budget.evaluations, message)
     for name, factor in vars(budget.lr_multiplier).items():
         check_positive(factor, f"budget.lr_multiplier.{name}")
 
 
-def _validate_data(spec: RunSpec) -> None:
-    data, network = spec.data, spec.network
+def _validate_data(data: DataSpec, network: NetworkSpec) -> None:
     require(data.image_size >= 1, "data.image_size", data.image_size, "must be a positive number of pixels")
     smallest = 8 * network.stem_stride
-    what = f"the last map would be below 1x1; use {smallest} or more, or a smaller network.stem_stride"
-    what += f" than {network.stem_stride}"
-    require(data.image_size >= smallest, "data.image_size", data.image_size, what)
+    message = f"the last feature map would be below 1x1; use {smallest} or more, or a smaller network.stem_stride"
+    require(data.image_size >= smallest, "data.image_size", data.image_size, message)
     require(data.in_chans in (1, 3), "data.in_chans", data.in_chans, "must be 1 (grey) or 3 (colour)")
-    same = f"the images have {data.in_chans}; set data.in_chans instead"
-    require(network.in_chans == data.in_chans, "network.in_chans", network.in_chans, same)
+    message = f"the images have {data.in_chans} channel(s); set data.in_chans instead"
+    require(network.in_chans == data.in_chans, "network.in_chans", network.in_chans, message)
     fits = data.num_classes is None or network.num_classes == data.num_classes
-    require(fits, "network.num_classes", network.num_classes, f"data={data.name} has {data.num_classes} classes")
+    message = f"data={data.name} has {data.num_classes} classes; leave network.num_classes out"
+    require(fits, "network.num_classes", network.num_classes, message)
     require(data.crop_padding >= 0, "data.crop_padding", data.crop_padding, "must not be negative")
     check_fraction(data.flip, "data.flip", one=True)
     for name in ("mean", "std"):
         values = getattr(data, name)
-        # A colour preset read as grey (data.in_chans=1) keeps its three numbers: their mean serves.
-        counts = len(values) in (1, data.in_chans) or (data.in_chans == 1 and len(values) > 0)
-        require(counts, f"data.{name}", values, f"give 1 or {data.in_chans} numbers, one per channel")
+        # With data.in_chans=1, a preset of colour images keeps its three numbers, and their mean is used.
+        count = len(values) in (1, data.in_chans) or (data.in_chans == 1 and len(values) > 0)
+        require(count, f"data.{name}", values, f"must be 1 number, or {data.in_chans}, one per channel")
     require(min(data.std) > 0, "data.std", data.std, "must be positive")
-    held = data.holdout is None or data.holdout >= 1
-    require(held, "data.holdout", data.holdout, "must be positive, or null for the test set")
+    holdout = data.holdout is None or data.holdout >= 1
+    require(holdout, "data.holdout", data.holdout, "must be positive, or null to evaluate on the test set")
     require(data.workers is None or data.workers >= 0, "data.workers", data.workers, "must not be negative")
-
-
-def check_positive(value: float, name: str, *, zero: bool = False) -> None:
-    holds = isfinite(value) and (value > 0 or (zero and value == 0))
-    require(holds, name, value, "must not be negative" if zero else "must be positive")
-
-
-def check_fraction(value: float, name: str, *, one: bool = False) -> None:
-    holds = 0 <= value < 1 or (one and value == 1)
-    require(holds, name, value, "must be from 0 to 1" if one else "must be from 0 to below 1")

@@ -1,1 +1,1 @@
-"""Images and labels: datasets, download, augmentation and loaders."""
+"""Images and labels: datasets, download, transforms, augmentation of whole batches, and loaders."""

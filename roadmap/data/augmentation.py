@@ -1,10 +1,12 @@
-"""Augmentation of a whole batch of images on their own device: crop, flip, RandAugment, erasing, Mixup and CutMix.
+"""Augmentation of a whole batch of images on its device: crop, flip, random erasing, Mixup and CutMix.
 
-What an image gets is a function of (seed, epoch, its index in the dataset), or for `Mix` of (seed, epoch, step, its
-position in the batch): the same however a batch is composed or split over processes. No global generator is touched.
-The operations and their distributions are those of timm and torchvision, which work on one PIL image after the other.
+The draws for an image are a function of (seed, epoch, index in the dataset), for `Mix` of (seed, epoch, iteration,
+position in the batch). They do not depend on the other images of the batch, nor on the split of the batch over
+processes, and no global generator is used. The operations and their distributions are those of timm and torchvision,
+which augment one PIL image at a time.
 
-`index` (N,) int64 may stay on the CPU: then the choices are made there, and a GPU need not be waited for.
+`index` (N,) int64 may be on the CPU: then the draws are made there, and the CPU does not wait for a GPU. `u` are
+uniform random numbers from [0, 1), float32.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ from roadmap.runtime.random import derive, uniform
 
 
 def crop(images: Tensor, padding: int, u: Tensor) -> Tensor:
-    """A window of the images' own size out of the images with a black border of `padding` pixels.
+    """Return a window of size HxW from each image with a black border of `padding` pixels: (N,C,H,W).
 
-    images (N,C,H,W), u (N,2) from [0, 1) for the offsets down and to the right. As torchvision's RandomCrop.
+    `u` (N,2) chooses the offsets down and to the right. Equals torchvision's RandomCrop.
     """
     height, width = images.shape[2:]
     windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
@@ -32,14 +34,14 @@ def crop(images: Tensor, padding: int, u: Tensor) -> Tensor:
 
 
 def flip(images: Tensor, probability: float, u: Tensor) -> Tensor:
-    """Swap left and right where u (N,) < probability."""
+    """Return images (N,C,H,W), mirrored left to right where u (N,) < probability."""
     return torch.where(to_device_of(images, u < probability)[:, None, None, None], images.flip(3), images)
 
 
 def random_erase(images: Tensor, probability: float, index: Tensor, seed: int, epoch: int) -> Tensor:
-    """Put standard normal noise into a box of some of the normalized images (N,C,H,W).
+    """Return normalized images (N,C,H,W), a fraction `probability` of them with a box of standard normal noise.
 
-    Random erasing (Zhong et al. 2020) as timm's, mode "pixel".
+    Random erasing (Zhong et al. 2020), as in timm's mode "pixel".
     """
     u = uniform(seed, index, "erase", epoch, count=1 + 22)
     rows = (u[:, 0] < probability).nonzero().squeeze(1)
@@ -54,9 +56,10 @@ def random_erase(images: Tensor, probability: float, index: Tensor, seed: int, e
 
 
 def erased_box(u: Tensor, height: int, width: int) -> Tensor:
-    """Top, bottom, left, right (4,n): area 2 % to a third of the image, aspect 0.3 to 3.3. u (n,22) from [0, 1).
+    """Return top, bottom, left and right of a box, int64 (4,n): area 2 % to 1/3 of the image, aspect 0.3 to 3.3.
 
-    The first of ten candidates that is lower and narrower than the image; an empty box if none is.
+    `u` (n,22) gives ten candidates; the first that is lower and narrower than the image is used. If there is none, the
+    box is empty.
     """
     area = height * width * (0.02 + (1 / 3 - 0.02) * u[:, :10])
     aspect = torch.exp(math.log(0.3) * (1 - 2 * u[:, 10:20]))
@@ -70,10 +73,11 @@ def erased_box(u: Tensor, height: int, width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Mix:
-    """timm's Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019): each image with the one as far from the other end.
+    """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) as in timm: a batch is mixed with its reverse.
 
-    `mixup` and `cutmix` are Beta's alpha, 0: off; with both on, even odds. `elementwise`: a draw for each image, of
-    which a share `probability` is mixed; else one draw for the whole batch, and this is the share of batches.
+    `mixup` and `cutmix` are the alphas of the Beta distributions; 0 switches one off, and with both on each has
+    probability 1/2. With `elementwise`, each image has a draw of its own and is mixed with `probability`; without it,
+    the whole batch has one draw and is mixed with `probability`.
     """
 
     mixup: float
@@ -89,23 +93,23 @@ class Mix:
         labels: Tensor,
         seed: int,
         epoch: int,
-        step: int,
+        iteration: int,
         positions: Tensor | None = None,
         batch_size: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Float images (N,C,H,W) and labels (N,) -> mixed images and smoothed distributions (N,K).
+        """Return mixed images (N,C,H,W) and smoothed distributions (N,K) for float images (N,C,H,W) and labels (N,).
 
-        A process that holds a part of a batch of `batch_size` says with `positions` (N,) int64, on the CPU, which. The
-        part has to be symmetric and in such an order that first and last, second and last but one, ... are pairs
-        (i, batch_size - 1 - i), as [0, 1, B-2, B-1]; then it gets just what the whole batch would give it.
+        For a part of a batch of `batch_size`, `positions` (N,) int64, on the CPU, are the positions in the batch. The
+        part must consist of pairs (i, batch_size - 1 - i), with the two of a pair at mirrored places, as in
+        [0, 1, B-2, B-1]; then the result equals that part of the mixed batch. Raises ValueError otherwise.
         """
         batch_size = batch_size or len(images)
         height, width = images.shape[2:]
-        rng = np.random.default_rng(derive(seed, "mix", epoch, step))
+        rng = np.random.default_rng(derive(seed, "mix", epoch, iteration))
         drawn = self.draw(height, width, batch_size if self.elementwise else 1, rng)
         if positions is not None:
             if not (positions + positions.flip(0) == batch_size - 1).all():
-                raise ValueError("the positions do not pair: positions + positions.flip(0) must be batch_size - 1")
+                raise ValueError("the positions are not pairs: positions + positions.flip(0) must be batch_size - 1")
             drawn = drawn[:, positions] if self.elementwise else drawn
         off = self.smoothing / self.num_classes
         targets = F.one_hot(labels, self.num_classes) * (1 - self.smoothing) + off
@@ -117,8 +121,11 @@ class Mix:
         return weight * images + (1 - weight) * images.flip(0), share * targets + (1 - share) * targets.flip(0)
 
     def draw(self, height: int, width: int, count: int, rng: np.random.Generator) -> Tensor:
-        """`count` times how much of the image is kept inside of a box, and the box: float32 (5,count), kept, top,
-        bottom, left, right. Mixup keeps a share of the whole image, CutMix nothing of a part."""
+        """Return `count` draws as float32 (5,count): kept, top, bottom, left, right.
+
+        `kept` is the fraction of the image that remains inside the box. For Mixup the box is the whole image; for
+        CutMix `kept` is 0. Where it is 1, the image is not mixed.
+        """
         both = self.mixup > 0 and self.cutmix > 0
         cut = rng.random(count) < (0.5 if both else float(self.cutmix > 0))
         alpha = np.where(cut, self.cutmix, self.mixup)
@@ -134,7 +141,7 @@ class Mix:
 
 
 def inside_box(box: Tensor, height: int, width: int) -> Tensor:
-    """Which pixels are in a box (4,n) of top, bottom, left, right: bool (n,1,H,W)."""
+    """Return which pixels are in a box (4,n) of top, bottom, left, right: bool (n,1,H,W)."""
     top, bottom, left, right = box[:, :, None, None, None]
     y = torch.arange(height, device=box.device)[:, None]
     x = torch.arange(width, device=box.device)
@@ -142,15 +149,18 @@ def inside_box(box: Tensor, height: int, width: int) -> Tensor:
 
 
 def choose(u: Tensor, count: int | Tensor) -> Tensor:
-    """0, 1, ... or count - 1, evenly, by u from [0, 1): int64. (24 bits times a count never round up to the count.)"""
+    """Return 0, 1, ... or count - 1 with equal probability, chosen by `u`: int64.
+
+    `u` has 24 bits, so that `u * count` never rounds up to `count`.
+    """
     return (u * count).long()
 
 
 def to_device_of(images: Tensor, x: Tensor) -> Tensor:
-    """`x` on the device of the images."""
+    """Return `x` on the device of the images."""
     return x.to(images.device, non_blocking=True)
 
 
 def standard_normal(u: Tensor) -> Tensor:
-    """Standard normal numbers from u in [0, 1), 0 taken as half of the next number."""
+    """Return standard normal numbers for `u`, where u = 0 counts as half of the next number above 0."""
     return math.sqrt(2) * torch.erfinv(2 * u.clamp_min(2**-25) - 1)

@@ -1,4 +1,4 @@
-"""Reading and augmenting single images in loader processes."""
+"""Reading single images in loader processes: train and test images, unreadable files, and the batch they form."""
 
 from __future__ import annotations
 
@@ -12,20 +12,12 @@ from PIL.Image import DecompressionBombError
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
-from roadmap.config.schema import DataSpec, OnError
+from roadmap.config.choices import RAISE, OnError
+from roadmap.config.schema import DataSpec
 from roadmap.data.transforms import Transform, pil_mode
 from roadmap.runtime.random import derive, seed_all
 
-
-class Batch(NamedTuple):
-    images: Tensor  # uint8 N,C,H,W
-    labels: Tensor  # int64 N
-    indices: Tensor  # int64 N, in the dataset; on the CPU
-    positions: Tensor  # int64 N, in the batch of all processes and parts; on the CPU
-    unreadable: tuple[str, ...] = ()  # the images that were left out: path and reason
-
-
-# What Pillow raises for files that are no images, or not whole.
+# What Pillow raises for files that are not images or are truncated.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, DecompressionBombError, struct.error, zlib.error)
 
 
@@ -33,12 +25,24 @@ class BadImageError(Exception):
     """An image that cannot be read; the message names it."""
 
 
+class Batch(NamedTuple):
+    """A batch, or the part of it that one process or accumulation part takes."""
+
+    images: Tensor  # uint8 N,C,H,W
+    labels: Tensor  # int64 N
+    indices: Tensor  # int64 N, in the dataset; on the CPU
+    positions: Tensor  # int64 N, in the batch of all processes and parts; on the CPU
+    unreadable: tuple[str, ...] = ()  # images that were left out: path and reason
+
+
 class Item(NamedTuple):
+    """One image of a batch."""
+
     image: Tensor | None  # uint8 C,H,W; None: it could not be read
     label: int
-    number: int  # in the dataset
-    position: int
-    error: str = ""
+    index: int  # in the dataset
+    position: int  # in the batch of all processes and parts
+    error: str = ""  # path and reason of an unreadable image
 
 
 class AugmentedImages(Dataset[Any]):
@@ -47,33 +51,34 @@ class AugmentedImages(Dataset[Any]):
     def __init__(self, images: Dataset[Any], data: DataSpec, transform: Transform, seed: int) -> None:
         self.images, self.data, self.transform, self.seed = images, data, transform, seed
 
-    def __getitem__(self, address: tuple[int, int, int]) -> Item:
-        index, epoch, position = address
-        item = read_image(self.images, index, self.data)
-        if isinstance(item, str):
-            return Item(None, -1, index, position, item)
-        seed_all(derive(self.seed, "image", epoch, index))
-        return Item(self.transform(item[0]), item[1], index, position)
+    def __getitem__(self, index: tuple[int, int, int]) -> Item:
+        number, epoch, position = index
+        image = read_image(self.images, number, self.data)
+        if isinstance(image, str):
+            return Item(None, -1, number, position, error=image)
+        seed_all(derive(self.seed, "image", epoch, number))
+        return Item(self.transform(image[0]), image[1], number, position)
 
 
 class AugmentedImageStream(IterableDataset[Any]):
-    """Augmented images of a streamed dataset, which shuffles by itself: its draws depend on the workers too."""
+    """Augmented images of a streamed dataset, which shuffles by itself: its draws also depend on the workers."""
 
     def __init__(self, images: IterableDataset[Any], data: DataSpec, transform: Transform, seed: int) -> None:
         self.images, self.mode, self.transform, self.seed = images, pil_mode(data), transform, seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
+        """Select the epoch of the next iteration over the dataset; `epoch` counts from 0."""
         self.epoch = epoch
         self.images.set_epoch(epoch)  # type: ignore[attr-defined]
 
     def __iter__(self) -> Iterator[Item]:
         info = torch.utils.data.get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
         for count, (image, label) in enumerate(self.images):
             seed_all(derive(self.seed, "stream", self.epoch, worker, count))
-            number = count * workers + worker
-            yield Item(self.transform(image.convert(self.mode)), label, number, number)
+            index = count * num_workers + worker
+            yield Item(self.transform(image.convert(self.mode)), label, index, index)
 
 
 class TestImages(Dataset[Any]):
@@ -86,10 +91,10 @@ class TestImages(Dataset[Any]):
         return len(self.images)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> Item:
-        item = read_image(self.images, index, self.data)
-        if isinstance(item, str):
-            return Item(None, -1, index, index, item)
-        return Item(self.transform(item[0]), item[1], index, index)
+        image = read_image(self.images, index, self.data)
+        if isinstance(image, str):
+            return Item(None, -1, index, index, error=image)
+        return Item(self.transform(image[0]), image[1], index, index)
 
 
 class TestImageStream(IterableDataset[Any]):
@@ -99,12 +104,12 @@ class TestImageStream(IterableDataset[Any]):
         self.images, self.mode, self.transform = images, pil_mode(data), transform
 
     def __iter__(self) -> Iterator[Item]:
-        for number, (image, label) in enumerate(self.images):
-            yield Item(self.transform(image.convert(self.mode)), label, number, number)
+        for index, (image, label) in enumerate(self.images):
+            yield Item(self.transform(image.convert(self.mode)), label, index, index)
 
 
 def read_image(images: Any, index: int, data: DataSpec) -> tuple[Any, int] | str:
-    """The image, of the right mode, and its label; where it cannot be read, its path and the reason."""
+    """Return the image, converted to grey or colour, and its label; for an unreadable one its path and the reason."""
     try:
         image, label = images[index]
         return image.convert(pil_mode(data)), int(label)
@@ -114,7 +119,7 @@ def read_image(images: Any, index: int, data: DataSpec) -> tuple[Any, int] | str
 
 
 def path_of(images: Any, index: int) -> str:
-    """Where an image lies, as far as the dataset knows; else its number."""
+    """Return the path of an image if the dataset has it, else its index."""
     if isinstance(images, Subset):
         return path_of(images.dataset, images.indices[index])
     if hasattr(images, "samples"):  # torchvision's folders
@@ -125,17 +130,18 @@ def path_of(images: Any, index: int) -> str:
 
 
 def collate(items: list[Item]) -> Batch:
+    """Return the batch of the readable items; it names the others."""
     good = [item for item in items if item.image is not None]
     images = torch.stack([item.image for item in good if item.image is not None]) if good else torch.empty(0)
-    labels, index, places = (torch.tensor([item[i] for item in good], dtype=torch.int64) for i in (1, 2, 3))
-    return Batch(images, labels, index, places, tuple(item.error for item in items if item.image is None))
+    labels, indices, positions = (torch.tensor([item[i] for item in good], dtype=torch.int64) for i in (1, 2, 3))
+    return Batch(images, labels, indices, positions, tuple(item.error for item in items if item.image is None))
 
 
 def readable(batch: Batch, on_error: OnError) -> Batch:
-    """The batch, if what it left out may be left out. Raises BadImageError."""
+    """Return the batch. Raises BadImageError if unreadable images are not to be skipped, or if all are unreadable."""
     for error in batch.unreadable:
-        if on_error is OnError["raise"]:
-            raise BadImageError(f"{error}; mend or remove it, or leave such images out with data.on_error=skip")
+        if on_error is RAISE:
+            raise BadImageError(f"{error}; repair or remove it, or skip unreadable images with data.on_error=skip")
     if batch.unreadable and len(batch.labels) == 0:
-        raise BadImageError(f"no image of a batch could be read, the first is {batch.unreadable[0]}")
+        raise BadImageError(f"no image of a batch could be read; the first is {batch.unreadable[0]}")
     return batch

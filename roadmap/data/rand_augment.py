@@ -1,4 +1,7 @@
-"""RandAugment on whole batches of uint8 images."""
+"""RandAugment on whole batches of uint8 images; the operations are PIL's, their distributions timm's.
+
+Point operations take images (n,C,H,W) and an argument (n,1,1,1), and return values that the caller clamps to 0..255.
+"""
 
 from __future__ import annotations
 
@@ -15,33 +18,36 @@ from roadmap.runtime.random import uniform
 
 
 def autocontrast(images: Tensor, _: Tensor) -> Tensor:
-    """Stretch each channel to 0..255."""
+    """Return images with each channel stretched to 0..255."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     return torch.where(high > low, (images - low).float() * 255 / (high - low), images)
 
 
 def equalize(images: Tensor, _: Tensor) -> Tensor:
-    """Even out the histogram of each channel: a pixel becomes the number of darker ones, in whole steps of a 255th."""
+    """Return images with an even histogram per channel: a pixel becomes the number of darker ones, in 255 levels."""
     pixels = images.flatten(2)
     darker = torch.searchsorted(pixels.sort(-1).values, pixels)
-    step = darker.amax(-1, keepdim=True) // 255
-    return torch.where(step > 0, (step // 2 + darker) // step.clamp_min(1), pixels).view_as(images)
+    per_level = darker.amax(-1, keepdim=True) // 255
+    return torch.where(per_level > 0, (per_level // 2 + darker) // per_level.clamp_min(1), pixels).view_as(images)
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
-    """Keep the highest `bits`, 0..8."""
+    """Return images with only the highest `bits` of each value, 0 to 8."""
     dropped = 8 - bits.int()
     return images.int() >> dropped << dropped
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Away from, or towards, the mean grey."""
+    """Return images moved away from (factor above 1) or towards (below 1) their mean grey."""
     grey = _grey(images)
     return _blend((grey.sum((2, 3), keepdim=True) / grey[0].numel() + 0.5).floor(), images, factor)
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """Away from, or towards, a smooth image: 5/13 of a pixel and 1/13 of its eight neighbours; the border stays."""
+    """Return images moved away from (factor above 1) or towards (below 1) a smoothed image.
+
+    Smoothing: 5/13 of a pixel plus 1/13 of each of its eight neighbours; pixels at the border are unchanged.
+    """
     smooth = images.float()
     nine = F.avg_pool2d(smooth, 3, stride=1, divisor_override=1)
     smooth[..., 1:-1, 1:-1] = ((nine + 4 * smooth[..., 1:-1, 1:-1]) / 13).round()
@@ -53,7 +59,7 @@ def _blend(base: Tensor, images: Tensor, factor: Tensor) -> Tensor:
 
 
 def _grey(images: Tensor) -> Tensor:
-    """The luma (n,1,H,W) of ITU-R 601."""
+    """Return the luma of ITU-R 601, (n,1,H,W)."""
     if images.shape[1] == 1:
         return images.int()
     red, green, blue = images.int().split(1, dim=1)
@@ -72,15 +78,15 @@ POINT_OPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "Brightness": lambda images, factor: images * factor,
     "Sharpness": sharpness,
 }
-# At magnitude 10: degrees counterclockwise, shift per pixel, shift as a share of the side.
+# Amount at magnitude 10: degrees counterclockwise, shift per pixel, shift as a fraction of the side.
 WARPS = {"Rotate": 30.0, "ShearX": 0.3, "ShearY": 0.3, "TranslateX": 0.45, "TranslateY": 0.45}
-IDENTITY = len(POINT_OPS) + len(WARPS)  # the number of the operation that leaves an image as it is
+IDENTITY = len(POINT_OPS) + len(WARPS)  # number of the operation that changes nothing
 
 
 def point_argument(name: str, level: Tensor, sign: Tensor, increasing: bool) -> Tensor:
-    """The argument of a point operation; `level` is a tenth of the magnitude, `sign` -1 or 1.
+    """Return the argument of a point operation; `level` is a tenth of the magnitude, `sign` is -1 or 1.
 
-    `increasing`: the operation grows stronger with the magnitude, as all should (timm's inc1).
+    With `increasing`, a higher magnitude makes every operation stronger (timm's inc1).
     """
     if name == "Posterize":
         bits = (4 * level).floor()
@@ -94,9 +100,10 @@ def point_argument(name: str, level: Tensor, sign: Tensor, increasing: bool) -> 
 
 
 def warp(images: Tensor, kind: Tensor, amount: Tensor, interpolation: str, fill: Tensor) -> Tensor:
-    """Rotate about the centre, shear from the top left corner, or translate: float32 (n,C,H,W).
+    """Return images rotated about the centre, sheared from the top left corner, or translated: float32 (n,C,H,W).
 
-    images (n,C,H,W), kind (n,) a place in `WARPS`, amount (n,) times its size there; outside is `fill` (C,).
+    `kind` (n,) is an index into `WARPS`, and `amount` (n,) is multiplied by the amount there. Pixels from outside of
+    the image are `fill` (C,).
     """
     height, width = images.shape[2:]
     amounts = [(kind == k) * amount * size for k, size in enumerate(WARPS.values())]
@@ -112,9 +119,9 @@ def warp(images: Tensor, kind: Tensor, amount: Tensor, interpolation: str, fill:
 
 
 def sample(images: Tensor, x: Tensor, y: Tensor, interpolation: str) -> Tensor:
-    """The images (n,C,H,W) at the points x, y (n,H,W), in pixels from the left and top edge: float32 (n,C,H,W).
+    """Return images (n,C,H,W) at the points x, y (n,H,W), in pixels from the left and top edge: float32 (n,C,H,W).
 
-    As PIL's transform, with the border repeated outwards; its cubic has a = -1 (PyTorch's grid_sample: -0.75).
+    Equals PIL's transform, with the border repeated outwards. PIL's cubic has a = -1 (PyTorch's grid_sample: -0.75).
     """
     n, channels, height, width = images.shape
     taps = {"nearest": 1, "bilinear": 2, "bicubic": 4}[interpolation]
@@ -122,16 +129,16 @@ def sample(images: Tensor, x: Tensor, y: Tensor, interpolation: str) -> Tensor:
         x, y = x - 0.5, y - 0.5
     left, top = x.floor(), y.floor()
     padded = F.pad(images.float(), (2, 2, 2, 2), mode="replicate")
-    step = torch.arange(taps, device=images.device) - (taps - 1) // 2 + 2
+    offset = torch.arange(taps, device=images.device) - (taps - 1) // 2 + 2
     middle = top.clamp(-1, height - 1).long() * (width + 4) + left.clamp(-1, width - 1).long()
-    places = middle.view(n, 1, -1) + (step[:, None] * (width + 4) + step)[:, :, None, None, None]
-    values = padded.flatten(2).expand(taps, taps, -1, -1, -1).gather(4, places.expand(-1, -1, -1, channels, -1))
-    rows = _between(values.view(taps, taps, *images.shape).unbind(1), (x - left)[:, None])
-    return _between(rows.unbind(0), (y - top)[:, None])
+    indices = middle.view(n, 1, -1) + (offset[:, None] * (width + 4) + offset)[:, :, None, None, None]
+    values = padded.flatten(2).expand(taps, taps, -1, -1, -1).gather(4, indices.expand(-1, -1, -1, channels, -1))
+    rows = _interpolate(values.view(taps, taps, *images.shape).unbind(1), (x - left)[:, None])
+    return _interpolate(rows.unbind(0), (y - top)[:, None])
 
 
-def _between(v: Sequence[Tensor], d: Tensor) -> Tensor:
-    """The value a share `d` behind the middle one of 1, 2 or 4 equidistant values."""
+def _interpolate(v: Sequence[Tensor], d: Tensor) -> Tensor:
+    """Interpolate between 1, 2 or 4 values at distance 1, at a distance `d` (0 to 1) after the middle one."""
     if len(v) == 1:
         return v[0]
     if len(v) == 2:
@@ -142,29 +149,34 @@ def _between(v: Sequence[Tensor], d: Tensor) -> Tensor:
 
 
 class RandAugment:
-    """timm's RandAugment (Cubuk et al. 2020) for uint8 images: `layers` operations, each applied with even odds.
+    """RandAugment (Cubuk et al. 2020) as in timm, for uint8 images: `layers` operations, each with probability 1/2.
 
-    `notation` is timm's, as rand-m9-mstd0.5-inc1: m magnitude (10), n layers (2), mstd standard deviation of the
-    magnitude (0; above 100: uniform in 0..m), mmax its limit (10), inc1 the increasing variants. `fill` (C,) 0..255.
+    `notation` is timm's, such as rand-m9-mstd0.5-inc1: m magnitude (default 10), n layers (2), mstd standard deviation
+    of the magnitude (0; above 100: uniform in 0..m), mmax limit of the magnitude (10), inc1 the increasing variants.
+    `fill` (C,) is the colour of pixels from outside of an image, 0..255. Raises SpecError for another notation.
     """
 
     def __init__(self, notation: str, fill: Sequence[float], interpolation: str) -> None:
-        start, *words = notation.split("-")
-        known = {"m": r"\d+", "n": r"[1-9]\d*", "mstd": r"\d+(\.\d+)?", "mmax": r"\d+", "inc": r"\d+"}
-        require(start == "rand", "recipe.rand_augment", notation, "write it as rand-m9-mstd0.5-inc1, or null")
-        given: dict[str, float] = {}
-        for word in words:
-            name = word.rstrip("0123456789.")
-            holds = name in known and re.fullmatch(known[name], word.removeprefix(name)) is not None
-            require(holds, "recipe.rand_augment", notation, f"{word!r} is not a number after m, n, mstd, mmax or inc")
-            given[name] = float(word.removeprefix(name))
-        self.magnitude, self.std, self.limit = given.get("m", 10.0), given.get("mstd", 0.0), given.get("mmax") or 10.0
-        self.layers, self.increasing = int(given.get("n", 2)), bool(given.get("inc"))
+        start, *settings = notation.split("-")
+        patterns = {"m": r"\d+", "n": r"[1-9]\d*", "mstd": r"\d+(\.\d+)?", "mmax": r"\d+", "inc": r"\d+"}
+        message = "is not in timm's notation; write it as rand-m9-mstd0.5-inc1, or null"
+        require(start == "rand", "recipe.rand_augment", notation, message)
+        values: dict[str, float] = {}
+        for setting in settings:
+            name = setting.rstrip("0123456789.")
+            valid = name in patterns and re.fullmatch(patterns[name], setting.removeprefix(name)) is not None
+            message = f"{setting!r} is invalid; write a number after m, n, mstd, mmax or inc"
+            require(valid, "recipe.rand_augment", notation, message)
+            values[name] = float(setting.removeprefix(name))
+        self.magnitude, self.std = values.get("m", 10.0), values.get("mstd", 0.0)
+        self.limit = values.get("mmax") or 10.0
+        self.layers, self.increasing = int(values.get("n", 2)), bool(values.get("inc"))
         self.fill, self.interpolation = torch.tensor(fill).float().round(), interpolation
 
     def __call__(self, images: Tensor, index: Tensor, seed: int, epoch: int, share: float = 1.0) -> Tensor:
-        """Augment a `share` of uint8 images (N,C,H,W)."""
+        """Return uint8 images (N,C,H,W), of which a fraction `share` is augmented."""
         kind, level, sign = self.draw(index, seed, epoch, share)
+        # The images of each layer, grouped by operation: each operation runs once, on all of its images.
         order = kind.argsort(dim=1)
         sizes = F.one_hot(kind, IDENTITY + 1).sum(1).tolist()
         kind, level, sign, order, fill = (to_device_of(images, x) for x in (kind, level, sign, order, self.fill))
@@ -178,15 +190,18 @@ class RandAugment:
                     images[rows] = changed.clamp(0, 255).to(torch.uint8)
             rows = torch.cat(by_op[len(POINT_OPS) :])
             if len(rows) > 0:
-                which = kind[layer, rows] - len(POINT_OPS)
-                changed = warp(images[rows], which, level[layer, rows] * sign[layer, rows], self.interpolation, fill)
+                warps = kind[layer, rows] - len(POINT_OPS)
+                changed = warp(images[rows], warps, level[layer, rows] * sign[layer, rows], self.interpolation, fill)
                 images[rows] = changed.clamp(0, 255).to(torch.uint8)
         return images
 
     def draw(self, index: Tensor, seed: int, epoch: int, share: float) -> tuple[Tensor, Tensor, Tensor]:
-        """What each image gets, (layers, N): a number of `POINT_OPS` and `WARPS` or `NOTHING`, level, and sign."""
+        """Return the operation, the level (a tenth of the magnitude) and the sign for each image, each (layers, N).
+
+        The operations are numbered: `POINT_OPS`, then `WARPS`, then `IDENTITY`.
+        """
         u = uniform(seed, index, "rand_augment", epoch, count=1 + 4 * self.layers).T.contiguous()
-        which, applied, noise, sign = u[1:].view(4, self.layers, -1)
-        kind = torch.where((u[0] < share) & (applied < 0.5), choose(which, IDENTITY), IDENTITY)
+        operation, applied, noise, sign = u[1:].view(4, self.layers, -1)
+        kind = torch.where((u[0] < share) & (applied < 0.5), choose(operation, IDENTITY), IDENTITY)
         magnitude = self.magnitude * noise if self.std > 100 else self.magnitude + self.std * standard_normal(noise)
         return kind, magnitude.clamp(0, self.limit) / 10, torch.where(sign < 0.5, -1.0, 1.0)

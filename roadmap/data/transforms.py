@@ -1,4 +1,4 @@
-"""What happens to one PIL image on its way to a batch: timm's and torchvision's transforms, in loader processes."""
+"""Transforms of one PIL image in loader processes, made of those of timm and torchvision."""
 
 from __future__ import annotations
 
@@ -18,57 +18,60 @@ Transform = Callable[[Any], Tensor]  # PIL image -> uint8 C,H,W
 
 
 def train_transform(data: DataSpec, recipe: RecipeSpec, share: float) -> Transform:
-    """The recipe's augmentation of single images, RandAugment for a `share` of them.
+    """Return the recipe's augmentation of single images: crop, flip, and RandAugment for a fraction `share` of them.
 
-    Small images get a crop of the padded image instead of a random resized crop, which would blow up a few pixels (the
-    usual form on CIFAR: He et al. 2016, section 4.2).
+    Small images get a crop of the padded image (as usual on CIFAR: He et al. 2016, section 4.2) instead of a random
+    resized crop, which would enlarge a few pixels.
     """
     size, interpolation = data.image_size, recipe.interpolation
     if data.small_images:
-        steps: list[Any] = [
+        operations: list[Any] = [
             transforms.Resize((size, size), str_to_interp_mode(interpolation)),
             transforms.RandomCrop(size, padding=data.crop_padding),
         ]
     else:
-        steps = [RandomResizedCropAndInterpolation(size, interpolation=interpolation)]
-    steps.append(transforms.RandomHorizontalFlip(data.flip))
+        operations = [RandomResizedCropAndInterpolation(size, interpolation=interpolation)]
+    operations.append(transforms.RandomHorizontalFlip(data.flip))
     if recipe.rand_augment is not None and share > 0:
-        grey_or_colour = tuple(round(255 * mean) for mean in per_channel(data.mean, data.in_chans))
+        fill = tuple(round(255 * mean) for mean in per_channel(data.mean, data.in_chans))
         hparams = {
-            "translate_const": round(data.image_size * 0.45),  # timm's share of the image for RandAugment
-            "img_mean": grey_or_colour if data.in_chans == 3 else grey_or_colour[0],
+            "translate_const": round(data.image_size * 0.45),  # timm's fraction of the image for RandAugment
+            "img_mean": fill if data.in_chans == 3 else fill[0],
             "interpolation": str_to_pil_interp(interpolation),
         }
         rand_augment = rand_augment_transform(recipe.rand_augment, hparams)
-        steps.append(transforms.RandomApply([rand_augment], share) if share < 1 else rand_augment)
-    return transforms.Compose([*steps, transforms.PILToTensor()])
+        operations.append(transforms.RandomApply([rand_augment], share) if share < 1 else rand_augment)
+    return transforms.Compose([*operations, transforms.PILToTensor()])
 
 
 def test_transform(data: DataSpec, recipe: RecipeSpec) -> Transform:
-    """Resize and centre crop; small images are only brought to size."""
+    """Return resize and centre crop; small images are only resized."""
     if not data.small_images:
-        return create_transform(
+        transform: Any = create_transform(
             input_size=(data.in_chans, data.image_size, data.image_size),
             use_prefetcher=True,
             crop_pct=recipe.test_crop,
             interpolation=recipe.interpolation,
         )
+        return transform
     size = (data.image_size, data.image_size)
     resize = transforms.Resize(size, str_to_interp_mode(recipe.interpolation))
     return transforms.Compose([resize, transforms.PILToTensor()])
 
 
 def channel_stats(data: DataSpec) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel, (C,1,1), of images in 0..255."""
+    """Return mean and standard deviation per channel, each (C,1,1), of pixel values from 0 to 255."""
     mean, std = (torch.tensor(per_channel(values, data.in_chans)) for values in (data.mean, data.std))
     return 255 * mean.view(-1, 1, 1), 255 * std.view(-1, 1, 1)
 
 
 def per_channel(values: list[float], channels: int) -> list[float]:
+    """Return one value per channel: `values`, or their mean for every channel if their number differs."""
     if len(values) == channels:
         return list(values)
     return [sum(values) / len(values)] * channels
 
 
 def pil_mode(data: DataSpec) -> str:
+    """Return Pillow's mode of the images: "L" for grey, "RGB" for colour."""
     return "L" if data.in_chans == 1 else "RGB"

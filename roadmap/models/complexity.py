@@ -1,4 +1,4 @@
-"""Parameters, multiply-adds and activations of a network, counted on the meta device."""
+"""Counts parameters, multiply-adds and activations of a network on the meta device, without computing anything."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from roadmap.config.schema import NetworkSpec
-from roadmap.models.network import build
+from roadmap.models.network import build_network
 
 
 @dataclass(frozen=True)
 class Cost:
+    """What a network costs. Multiply-adds and activations are those of one image."""
+
     params: int
-    gmacs: float
-    activations: int  # numbers that convolutions and linear layers put out, for one image
+    gmacs: float  # multiply-adds / 1e9
+    activations: int  # elements of the outputs of convolutions and linear layers
 
 
-def measure(spec: NetworkSpec, image_size: int) -> Cost:
-    """The cost of the network of `spec` for one square image of `image_size` pixels."""
+def measure_cost(spec: NetworkSpec, image_size: int) -> Cost:
+    """Return the cost of the network of `spec` for one square image of `image_size` pixels."""
     with torch.device("meta"):
-        model = build(spec, image_size).eval()
+        model = build_network(spec, image_size).eval()
         image = torch.empty(1, spec.in_chans, image_size, image_size)
     return measure_module(model, image)
 
 
 def measure_module(model: nn.Module, image: torch.Tensor) -> Cost:
+    """Return the cost of `model` for `image` (1, C, H, W), both on the same device."""
     activations = 0
 
     def add(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Stochastic depth (Huang et al., "Deep networks with stochastic depth", ECCV 2016), with addressed draws."""
+"""Stochastic depth (Huang et al., "Deep networks with stochastic depth", ECCV 2016) with reproducible draws."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from roadmap.runtime.random import uniform
 
 
 class DropPath(nn.Module):
-    """In training, drops the whole residual branch of an image with probability `rate`, and scales up the kept ones.
+    """Stochastic depth: (N, ...) -> (N, ...).
 
-    N,... -> N,... What `draw` decided holds for the next forward pass; without it PyTorch's generator decides.
+    In training, the layer sets an image's residual branch to 0 with probability `rate`, and multiplies the kept ones
+    by 1 / (1 - rate). `draw_masks` decides for the next forward pass. Without it, PyTorch's generator decides.
     """
 
     def __init__(self, rate: float) -> None:
@@ -25,16 +26,16 @@ class DropPath(nn.Module):
             return x
         factor, self.factor = self.factor, None
         if factor is None:
-            factor = _keep(torch.rand(len(x), device=x.device), self.rate)
+            factor = _factors(torch.rand(len(x), device=x.device), self.rate)
         return x * factor.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
-def _keep(draws: Tensor, rate: float) -> Tensor:
+def _factors(draws: Tensor, rate: float) -> Tensor:
     return (draws < 1 - rate).to(torch.float32) / (1 - rate)
 
 
 def replace_timm_drop_path(model: nn.Module) -> nn.Module:
-    """`model`, built of timm's layers, with stochastic depth drawn as ours is."""
+    """Replace timm's DropPath layers of `model` by ours, in place, and return `model`."""
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, timm.layers.DropPath):
@@ -42,16 +43,16 @@ def replace_timm_drop_path(model: nn.Module) -> nn.Module:
     return model
 
 
-def draw_masks(model: nn.Module, seed: int, epoch: int, step: int, positions: Tensor) -> None:
-    """Decide for every DropPath of `model` which images of this step keep their branch.
+def draw_masks(model: nn.Module, seed: int, epoch: int, iteration: int, positions: Tensor) -> None:
+    """Decide for every DropPath of `model` which images of this training iteration keep their branch.
 
-    `positions` (N,) int64, on the CPU, says where the images stand in the global batch: processes that share a batch
-    draw what one process would.
+    `positions` (N,) int64, on the CPU, are the positions of the images in the global batch. The draws depend on them,
+    so that processes that share a batch draw the same as one process.
     """
     layers = [module for module in model.modules() if isinstance(module, DropPath)]
     if not layers:
         return
     device = next(model.parameters()).device
-    draws = uniform(seed, positions, "drop_path", epoch, step, count=len(layers))
+    draws = uniform(seed, positions, "drop_path", epoch, iteration, count=len(layers))
     for i, layer in enumerate(layers):
-        layer.factor = _keep(draws[:, i], layer.rate).to(device, non_blocking=True)
+        layer.factor = _factors(draws[:, i], layer.rate).to(device, non_blocking=True)

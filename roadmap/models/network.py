@@ -1,27 +1,29 @@
-"""One network, built from its spec, serves every row of the road.
+"""The network: one class, built from its spec, for every step of the roadmap.
 
-    stem -> four stages of blocks, each stage halving the map of the one before -> pooling -> classifier
+    stem -> four stages of blocks -> global average pooling -> classifier
 
-Letters: N images, C channels, H and W pixels; w is the stage's width, `spec.width` times 2 ** stage.
+Each stage after the first halves the side of the feature map.
+
+Letters: N images, C channels, H and W pixels. w is the width of a stage: `spec.width` times 2 ** stage.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import torch
 from torch import Tensor, nn
 
-from roadmap.config.schema import EXPANSION, Init, NetworkSpec, Stem
+from roadmap.config.choices import Init, Stem
+from roadmap.config.schema import EXPANSION, NetworkSpec
 from roadmap.config.validation import validate_network
 from roadmap.models.drop_path import DropPath, replace_timm_drop_path
-from roadmap.models.layers import GlobalResponseNorm, LayerScale, act, conv, norm
+from roadmap.models.layers import GlobalResponseNorm, LayerScale, act, chain, conv, norm
 
 
 class Network(nn.Module):
     """The network of `spec`: (N, in_chans, H, W) -> logits (N, num_classes).
 
-    Raises ValueError, naming the field, where the spec has no meaning (see `roadmap.spec.validate_network`).
+    Raises SpecError (a ValueError), with the name of the field, for a spec that cannot be built; see
+    `roadmap.config.validation.validate_network`.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
@@ -37,7 +39,7 @@ class Network(nn.Module):
             width = spec.width * 2**i
             self.stages.append(Stage(spec, w_in, width, stride=1 if i == 0 else 2, drop_path=rates[i].tolist()))
             w_in = outer_width(spec, width)
-        # Section 2.6: separate downsampling goes with a norm after the global average pooling.
+        # Section 2.6: separate downsampling adds a norm after the global average pooling.
         self.head_norm = norm(spec, w_in) if spec.separate_downsampling else nn.Identity()
         self.head = nn.Linear(w_in, spec.num_classes)
         init_weights(self, spec.init)
@@ -50,8 +52,9 @@ class Network(nn.Module):
         return self.head(self.head_norm(x).flatten(1))
 
 
-def build(spec: NetworkSpec, image_size: int) -> nn.Module:
-    """The network of `spec` for square images of `image_size` pixels: ours, or the reference that it names."""
+def build_network(spec: NetworkSpec, image_size: int) -> nn.Module:
+    """Return the network of `spec` for square images of `image_size` pixels: a `Network`, or the reference network
+    that `spec.reference` names (timm's Swin Transformer)."""
     if spec.reference is None:
         return Network(spec)
     validate_network(spec)
@@ -73,33 +76,35 @@ def build(spec: NetworkSpec, image_size: int) -> nn.Module:
 
 
 def outer_width(spec: NetworkSpec, width: int) -> int:
-    """Channels between the blocks of a stage of width w: 4w in a bottleneck, w in an inverted one (2.4)."""
+    """Return the channels between the blocks of a stage of width w: 4w in a bottleneck, w in an inverted one (2.4)."""
     return width if spec.inverted_bottleneck else EXPANSION * width
 
 
 def stem(spec: NetworkSpec) -> nn.Sequential:
-    """(N, in_chans, H, W) -> (N, width, H / stem_stride, W / stem_stride).
+    """Return the first layers: (N, in_chans, H, W) -> (N, width, H / stem_stride, W / stem_stride).
 
-    Section 2.2. ResNet: 7x7 convolution of stride 2 and 3x3 max pooling of stride 2; for a total stride of 2 without
-    the pooling, for 1 a 3x3 convolution (He et al.'s form for CIFAR). Patchify: kernel = stride.
+    Section 2.2. The stem of ResNet is a 7x7 convolution of stride 2 and a 3x3 max pooling of stride 2. For a total
+    stride of 2 the pooling is left out. For a total stride of 1 it is a 3x3 convolution (the form of He et al. for
+    CIFAR). The patchify stem is one convolution whose kernel size is its stride.
     """
     stride = spec.stem_stride
     if spec.stem is Stem.patchify:
         first = conv(spec, spec.in_chans, spec.width, stride, stride=stride, normed=True)
     else:
         first = conv(spec, spec.in_chans, spec.width, 7 if stride > 1 else 3, stride=min(stride, 2), normed=True)
-    layers: OrderedDict[str, nn.Module] = OrderedDict(conv=first, norm=norm(spec, spec.width))
+    layers: dict[str, nn.Module] = {"conv": first, "norm": norm(spec, spec.width)}
     if not spec.fewer_activations:
         layers["act"] = act(spec)
     if spec.stem is Stem.conv and stride == 4:
         layers["pool"] = nn.MaxPool2d(3, stride=2, padding=1)
-    return nn.Sequential(layers)
+    return chain(layers)
 
 
 class Stage(nn.Module):
-    """(N, w_in, H, W) -> (N, outer width of w, H / stride, W / stride).
+    """Blocks of one width: (N, w_in, H, W) -> (N, outer width of w, H / stride, W / stride).
 
-    The first block strides, or, with separate downsampling (2.6), a norm and a 2x2 convolution before it.
+    The first block has the stride. With separate downsampling (2.6), a norm and a 2x2 convolution before the blocks
+    have it.
     """
 
     def __init__(self, spec: NetworkSpec, w_in: int, width: int, *, stride: int, drop_path: list[float]) -> None:
@@ -108,7 +113,7 @@ class Stage(nn.Module):
         self.downsample: nn.Module = nn.Identity()
         if spec.separate_downsampling and stride > 1:
             down = conv(spec, w_in, w_out, stride, stride=stride, normed=False)
-            self.downsample = nn.Sequential(OrderedDict(norm=norm(spec, w_in), conv=down))
+            self.downsample = chain({"norm": norm(spec, w_in), "conv": down})
             w_in, stride = w_out, 1
         blocks = []
         for rate in drop_path:
@@ -121,11 +126,12 @@ class Stage(nn.Module):
 
 
 class Block(nn.Module):
-    """act(shortcut(x) + f(x)), f = two 1x1 convolutions and a spatial one, each with its norm and activation.
+    """act(shortcut(x) + f(x)): (N, w_in, H, W) -> (N, outer width of w, H / stride, W / stride).
 
-    Where the spec says so, the spatial convolution is depthwise (2.3) or comes first (2.5); one norm is left, before
-    the first 1x1, and one activation, before the last (2.6): then none follows the addition. Beyond the paper, global
-    response normalization stands right before the last 1x1.
+    f is two 1x1 convolutions and a spatial one, each with its norm and activation. Fields of the spec change it: the
+    spatial convolution is depthwise (2.3) or comes first (2.5); only one norm is left, before the first 1x1, and only
+    one activation, before the last 1x1, with none after the addition (2.6). Beyond the paper, global response
+    normalization comes directly before the last 1x1.
     """
 
     def __init__(self, spec: NetworkSpec, w_in: int, width: int, *, stride: int, drop_path: float) -> None:
@@ -138,19 +144,19 @@ class Block(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or w_in != w_out:
             project = conv(spec, w_in, w_out, 1, stride=stride, normed=True)
-            self.shortcut = nn.Sequential(OrderedDict(conv=project, norm=norm(spec, w_out)))
-        self.act = nn.Identity() if spec.fewer_activations else act(spec)
+            self.shortcut = chain({"conv": project, "norm": norm(spec, w_out)})
+        self.act = nn.Identity() if spec.fewer_activations else act(spec, inplace=True)  # the sum is a new tensor
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.shortcut(x) + self.drop_path(self.layer_scale(self.branch(x))))
 
 
 def branch(spec: NetworkSpec, w_in: int, w_mid: int, w_out: int, stride: int) -> nn.Sequential:
-    """f of a block: (N, w_in, H, W) -> (N, w_out, H / stride, W / stride)."""
-    # A moved-up depthwise convolution works on the block's input channels; so the FLOPs of Tables 10 and 11 say.
+    """Return f of a block: (N, w_in, H, W) -> (N, w_out, H / stride, W / stride)."""
+    # A moved-up depthwise convolution works on the input channels of the block: the FLOPs of Tables 10 and 11 show it.
     order = ["spatial", "pointwise1", "pointwise2"] if spec.spatial_first else ["pointwise1", "spatial", "pointwise2"]
     widths = [w_in, w_in if spec.spatial_first else w_mid, w_mid, w_out]
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    layers: dict[str, nn.Module] = {}
     for i, name in enumerate(order):
         w, w_next = widths[i], widths[i + 1]
         if spec.fewer_norms and name == "pointwise1":
@@ -170,12 +176,15 @@ def branch(spec: NetworkSpec, w_in: int, w_mid: int, w_out: int, stride: int) ->
             layers[f"{name}_norm"] = norm(spec, w_next)
         if not spec.fewer_activations and name != "pointwise2":
             layers[f"{name}_act"] = act(spec)
-    return nn.Sequential(layers)
+    return chain(layers)
 
 
 def init_weights(model: nn.Module, init: Init) -> None:
-    """Initialise in place. Kaiming: torchvision's ResNet, whose classifier keeps PyTorch's default. Truncated normal:
-    Table 5, std 0.02 and zero biases in every convolution and linear layer. Norms start at 1 and 0."""
+    """Initialise the weights of `model` in place.
+
+    Kaiming: as torchvision's ResNet, whose classifier keeps PyTorch's default. Truncated normal: Table 5, with standard
+    deviation 0.02 and zero biases in every convolution and linear layer. Norms start with weight 1 and bias 0.
+    """
     for module in model.modules():
         if init is Init.trunc_normal and isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)

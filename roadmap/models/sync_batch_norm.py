@@ -11,38 +11,38 @@ from roadmap.runtime.distributed import all_reduce_sum, world_size
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """`total` that gradients pass: each process's part of the sum moves the loss of all."""
+    """`all_reduce_sum` with gradients: the part of each process changes the loss of all processes."""
 
     @staticmethod
-    def forward(_: Any, part: Tensor) -> Tensor:
+    def forward(_: Any, part: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]
         return all_reduce_sum(part.clone())
 
     @staticmethod
-    def backward(_: Any, gradient: Tensor) -> Tensor:
+    def backward(_: Any, gradient: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]
         return all_reduce_sum(gradient.clone())
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm over the images of all processes, N,C,H,W -> N,C,H,W.
+    """BatchNorm with statistics over the images of all processes: (N, C, H, W) -> (N, C, H, W).
 
-    torch.nn.SyncBatchNorm knows no CPU; this one is for any device, and differentiates through the exchange.
+    torch.nn.SyncBatchNorm does not run on CPUs. This class runs on any device; gradients pass through the all-reduce.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
-            return super().forward(x)
-        with torch.autocast(x.device.type, enabled=False):
-            values = x.float()
+            return super().forward(input)
+        with torch.autocast(input.device.type, enabled=False):
+            values = input.float()
             count = all_reduce_sum(values.new_full((1,), values.numel() / values.shape[1]))
             mean = _AllReduceSum.apply(values.sum((0, 2, 3))) / count
             centred = values - mean[:, None, None]
             variance = _AllReduceSum.apply(centred.square().sum((0, 2, 3))) / count
-            self._remember(mean.detach(), variance.detach() * count / (count - 1))
+            self._update_running_statistics(mean.detach(), variance.detach() * count / (count - 1))
             scale = self.weight * (variance + self.eps).rsqrt()
-            return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+            return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
         self.num_batches_tracked += 1
@@ -51,7 +51,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 def use_sync_batch_norm(model: nn.Module) -> None:
-    """Let every BatchNorm of `model` see the whole batch; in place, parameters and buffers stay."""
+    """Turn every BatchNorm of `model` into a SyncBatchNorm2d, in place. Parameters and buffers stay."""
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncBatchNorm2d

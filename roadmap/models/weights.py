@@ -1,7 +1,7 @@
-"""Weights from elsewhere: torchvision's and timm's ResNets, timm's ConvNeXts (V2 too), and our own runs' files.
+"""Weights from other sources: ResNets of torchvision and timm, ConvNeXts (V1, V2) of timm, and files of our own runs.
 
-The two ends of the road, and the station beyond, are known networks, so their weights carry over by a map of names, key
-for key.
+The steps `baseline`, `separate_downsampling` and `grn` are known networks. Their weights are converted by a map of
+names, key by key.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from roadmap.config.compose import compose_network
 from roadmap.config.schema import RunSpec, SpecError
 
-# (ours, theirs); {i} a stage from 0, {l} the same from 1, {j} a block, {p} what comes after: weight, bias, ...
+# (our name, name in the source). {i}: stage, from 0; {l}: stage, from 1; {j}: block; {p}: weight, bias, ...
 RESNET_NAMES = (
     ("stem.conv.{p}", "conv1.{p}"),
     ("stem.norm.{p}", "bn1.{p}"),
@@ -54,26 +54,28 @@ NAMES = {"baseline": RESNET_NAMES, "separate_downsampling": CONVNEXT_NAMES, "grn
 def convert(
     state_dict: dict[str, Tensor], *, step: str, base: str = "resnet50", reverse: bool = False
 ) -> dict[str, Tensor]:
-    """Theirs to ours; with `reverse`, ours to theirs. Depth and width may be any, the names do not depend on them.
+    """Convert a state dict of the source library to ours; with `reverse`, ours to the source's.
 
-    timm writes a ConvNeXt block's 1x1 convolutions as linear layers, (out, in), in its smallest ones alone as what they
-    are; ours are (out, in, 1, 1), and linear layers with `reverse`.
-    Raises SpecError for a step that has no counterpart and for a key that such a network does not have.
+    The names do not depend on depth and width, so networks of any depth and width convert. timm stores the 1x1
+    convolutions of a ConvNeXt block as linear layers, (out, in), except in its smallest ConvNeXts. Ours are
+    (out, in, 1, 1), and become linear layers with `reverse`.
+
+    Raises SpecError for a step without such a network in the other libraries, and for a key that the network does not
+    have.
     """
     if step not in NAMES:
-        raise SpecError(f"step={step}: no other library has this network; there are maps for {', '.join(NAMES)}")
-    compose_network(step, base)  # an unknown base is refused
+        raise SpecError(f"step={step}: no other library has this network; choose {', '.join(NAMES)}")
+    compose_network(step, base)  # raises for an unknown base
     converted = {}
     for key, value in state_dict.items():
-        new = _rename(key, NAMES[step], reverse)
-        if new is None:
-            raise SpecError(
-                f"state_dict[{key!r}]: no such weight in the {'network' if reverse else 'source'} of {step}"
-            )
-        if not re.search(r"\.mlp\.fc\d\.weight$", new if reverse else key):
-            converted[new] = value
+        new_key = _rename(key, NAMES[step], reverse)
+        if new_key is None:
+            owner = "network" if reverse else "source"
+            raise SpecError(f"state_dict[{key!r}]: no such weight in the {owner} of {step}; check the model and step")
+        if not re.search(r"\.mlp\.fc\d\.weight$", new_key if reverse else key):
+            converted[new_key] = value
         else:
-            converted[new] = value.flatten(1) if reverse else value.reshape(*value.shape[:2], 1, 1)
+            converted[new_key] = value.flatten(1) if reverse else value.reshape(*value.shape[:2], 1, 1)
     return converted
 
 
@@ -82,12 +84,12 @@ def _rename(key: str, names: tuple[tuple[str, str], ...], reverse: bool) -> str 
         source, target = (ours, theirs) if reverse else (theirs, ours)
         match = re.fullmatch(_pattern(source), key)
         if match:
-            found: dict[str, Any] = match.groupdict()
-            if "l" in found:
-                found["i"] = int(found["l"]) - 1
-            elif "i" in found:
-                found["l"] = int(found["i"]) + 1
-            return target.format(**found)
+            groups: dict[str, Any] = match.groupdict()
+            if "l" in groups:
+                groups["i"] = int(groups["l"]) - 1
+            elif "i" in groups:
+                groups["l"] = int(groups["i"]) + 1
+            return target.format(**groups)
     return None
 
 
@@ -97,25 +99,29 @@ def _pattern(template: str) -> str:
 
 
 def load_into(model: nn.Module, spec: RunSpec) -> None:
-    """Start `model` from `spec.weights`: `timm/NAME` (downloaded) or a file.
+    """Load the weights of `spec.weights` into `model`: `timm/NAME` (downloaded) or a file.
 
-    A stem of another number of input channels is adapted as timm does (grey: summed over the colours). Another number
-    of classes is refused unless `spec.new_head`, which keeps the fresh classifier. Raises SpecError in one line.
+    Where the number of input channels differs, the stem is adapted as timm does it (grey images: summed over the
+    colours). Where the number of classes differs, `spec.new_head` keeps the new classifier of `model`.
+
+    Raises SpecError for another number of classes without `spec.new_head`, for weights that cannot be read, and for
+    weights of another network.
     """
     source = str(spec.weights)
-    weights = _ours(_from_timm(source) if source.startswith("timm/") else _from_file(source), source)
-    own = model.state_dict()
+    weights = _from_timm(source) if source.startswith("timm/") else _from_file(source)
+    weights, own = _convert_known(weights, source), model.state_dict()
     weights = _adapt_stem(weights, own)
     if "head.weight" in weights and weights["head.weight"].shape[0] != own["head.weight"].shape[0]:
-        theirs, wanted = weights["head.weight"].shape[0], own["head.weight"].shape[0]
         if not spec.new_head:
-            what = f"has {theirs} classes, data={spec.data.name} has {wanted}; new_head=true trains a new classifier"
-            raise SpecError(f"weights={source}: {what}")
+            classes, wanted = weights["head.weight"].shape[0], own["head.weight"].shape[0]
+            reason = f"has {classes} classes, data={spec.data.name} has {wanted}"
+            raise SpecError(f"weights={source}: {reason}; new_head=true trains a new classifier")
         weights |= {key: own[key] for key in ("head.weight", "head.bias")}
     for key in sorted(own.keys() | weights.keys()):
-        ours, theirs = (list(d[key].shape) if key in d else "none" for d in (own, weights))
-        if ours != theirs:
-            raise SpecError(f"weights={source}: does not fit this network: {key} is {theirs} there and {ours} here")
+        expected, actual = (list(d[key].shape) if key in d else "missing" for d in (own, weights))
+        if expected != actual:
+            reason = f"does not fit this network: {key} is {actual} in the weights, {expected} in the network"
+            raise SpecError(f"weights={source}: {reason}; choose weights of the same network")
     model.load_state_dict(weights)
 
 
@@ -124,12 +130,12 @@ def _from_timm(source: str) -> dict[str, Tensor]:
 
     name = source.removeprefix("timm/")
     if not timm.is_model(name.split(".")[0]):
-        raise SpecError(f"weights={source}: timm has no model {name}")
+        raise SpecError(f"weights={source}: timm has no model {name}; timm.list_models() lists them")
     try:
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise SpecError(f"weights={source}: could not be fetched ({reason}); give a file instead") from error
+        raise SpecError(f"weights={source}: could not be downloaded ({reason}); give a file instead") from error
 
 
 def _from_file(source: str) -> dict[str, Tensor]:
@@ -138,21 +144,22 @@ def _from_file(source: str) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            content: Any = load_file(path)
+            state_dict: Any = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise SpecError(f"weights={source}: is not a file of weights ({type(error).__name__})") from error
+        reason = f"cannot be read as a weights file ({type(error).__name__})"
+        raise SpecError(f"weights={source}: {reason}; give a .pt or .safetensors file") from error
     for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise SpecError(f"weights={source}: holds no state dict")
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
+        if isinstance(state_dict, dict) and isinstance(state_dict.get(key), dict):
+            state_dict = state_dict[key]
+    if not isinstance(state_dict, dict) or not all(isinstance(value, Tensor) for value in state_dict.values()):
+        raise SpecError(f"weights={source}: contains no state dict; save model.state_dict()")
+    return {str(key).removeprefix("module."): value for key, value in state_dict.items()}
 
 
-def _ours(weights: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Renamed to ours if they are a ResNet's or a ConvNeXt's."""
+def _convert_known(weights: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Return the weights under our names if they are those of a ResNet or a ConvNeXt, else as they are."""
     try:
         if "layer1.0.conv1.weight" in weights:
             return convert(weights, step="baseline")

@@ -1,1 +1,1 @@
-"""What runs leave on disk: the record of a run and the list of a study's runs."""
+"""What runs write to disk: the record of each run and the list of a study's runs."""

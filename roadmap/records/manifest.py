@@ -1,5 +1,8 @@
-"""What a study consists of: experiments/STUDY/study.json names its runs, which lie together in experiments/runs/, so
-that a run that two studies need is trained once. Needs neither torch nor Hydra."""
+"""The list of a study's runs: experiments/STUDY/study.json.
+
+The runs of all studies are in experiments/runs/, so that a run that two studies need is trained once. Imports neither
+torch nor Hydra.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +21,25 @@ from roadmap.runtime import lock
 from roadmap.runtime.files import write_atomically
 
 MANIFEST_NAME = "study.json"
-# Words of a command that say which network, which seed, how it is called and computed: no setting of a comparison.
-NETWORK_GROUPS = ("step", "transform", "ingredient")
+NETWORK_GROUPS = ("step", "transform", "ingredient")  # config groups whose overrides choose the network or its recipe
+# Fields and groups whose overrides choose the network, the seed, or where and how a run computes: they are not part of
+# the setting under which a study compares its runs.
 NOT_IN_SETTING = (*NETWORK_GROUPS, *(name for name in NOT_HASHED if name != "base"), "hydra")
 
 
 @dataclass(frozen=True)
 class Manifest:
+    """The content of study.json."""
+
     study: str
     design: str = "grid"
     layout: Layout = field(default_factory=Layout)
-    commands: list[str] = field(default_factory=list)  # that asked for its runs
-    runs: dict[str, list[str]] = field(default_factory=dict)  # name of the folder -> setting, as budget.epochs=3
+    commands: list[str] = field(default_factory=list)  # the commands that added runs
+    runs: dict[str, list[str]] = field(default_factory=dict)  # name of the run's folder -> setting: ["budget.epochs=3"]
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Of the study in `folder`; None where there is none. Raises SpecError where it cannot be read."""
+    """Return the manifest of the study in `folder`, or None if there is none. Raises SpecError if it is invalid."""
     path = folder / MANIFEST_NAME
     if not path.exists():
         return None
@@ -43,54 +49,71 @@ def read_manifest(folder: Path) -> Manifest | None:
         content["layout"] = Layout([Member(**member) for member in layout["members"]], layout["orders"])
         return Manifest(**content)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SpecError(f"{path}: is no list of runs that can be read; mend it or take it away") from error
+        raise SpecError(f"{path}: invalid study file; fix or delete it") from error
 
 
-def setting_overrides(words: Sequence[str]) -> list[str]:
-    """The words of a command that a comparison has to hold still."""
-    return [word for word in words if re.split(r"[.=/@]", word.lstrip("+~"))[0] not in NOT_IN_SETTING]
+def setting_overrides(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that belong to the setting of a comparison."""
+    return [override for override in overrides if _field_or_group(override) not in NOT_IN_SETTING]
+
+
+def _field_or_group(override: str) -> str:
+    """Return the first part of an override's name: `budget` for `budget.epochs=3`, `step` for `+step=gelu`."""
+    return re.split(r"[.=/@]", override.lstrip("+~"))[0]
 
 
 def add_runs(runs: Sequence[tuple[RunSpec, list[str]]], layout: Layout) -> None:
-    """Note that `runs` (spec and words), of one study, belong to it, beside those that it had before.
+    """Add `runs` (spec and overrides), all of one study, to the study's manifest.
 
-    Raises SpecError where the study took another network apart before.
+    Raises SpecError if the study already has another design.
     """
-    first = runs[0][0]
-    folder = study_folder(first)
+    spec = runs[0][0]
+    folder = study_folder(spec)
     with lock.hold(folder, wait=True):
         try:
-            before = read_manifest(folder) or Manifest(first.study)
-            design, layout = _merge_layouts(before, first.design.name.value if layout.members else "grid", layout)
+            before = read_manifest(folder) or Manifest(spec.study)
+            design, layout = _merge_layouts(before, spec.design.name.value if layout.members else "grid", layout)
         except SpecError:
             lock.remove_empty(folder)
             raise
         settings = dict(before.runs)
-        for spec, words in runs:
-            settings.setdefault(run_name(spec), setting_overrides(words))
-        new = len(settings) > len(before.runs)  # else the commands before have asked for all of them
-        commands = [*before.commands, command_line()] if new else before.commands
-        content = Manifest(first.study, design, layout, list(dict.fromkeys(commands)), settings)
-        text = json.dumps(asdict(content), indent=1, ensure_ascii=False) + "\n"
-        if not (folder / MANIFEST_NAME).exists() or (folder / MANIFEST_NAME).read_text(encoding="utf-8") != text:
-            write_atomically(folder / MANIFEST_NAME, text.encode())
+        for run_spec, overrides in runs:
+            settings.setdefault(run_name(run_spec), setting_overrides(overrides))
+        is_new = len(settings) > len(before.runs)  # otherwise earlier commands have added all of these runs
+        commands = [*before.commands, command_line()] if is_new else before.commands
+        manifest = Manifest(spec.study, design, layout, list(dict.fromkeys(commands)), settings)
+        text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n"
+        path = folder / MANIFEST_NAME
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_atomically(path, text.encode())
 
 
 def _merge_layouts(before: Manifest, design: str, layout: Layout) -> tuple[str, Layout]:
-    """One design for what was asked before and now; single runs may join any."""
+    """Return one design and layout for the runs of before and the new ones. Runs without a design can join any study;
+    an attribution can be extended by more orders."""
     if not layout.members or layout == before.layout:
         return before.design, before.layout
     if not before.runs:
         return design, layout
-    longer, shorter = sorted((layout, before.layout), key=lambda found: -len(found.orders))
+    longer, shorter = sorted((layout, before.layout), key=lambda candidate: -len(candidate.orders))
     if before.design == design and shorter.orders and longer.orders[: len(shorter.orders)] == shorter.orders:
         return design, longer
-    what = "takes another network apart" if before.design != "grid" else "is a study of another kind"
-    raise SpecError(f"study={before.study}: {what} already; give this one another name with study=NAME")
+    other = " with another design.full, design.start or design.order_seed" if before.design == design else ""
+    message = f"already uses design.name={before.design}{other}; choose another name with study=NAME"
+    raise SpecError(f"study={before.study}: {message}")
 
 
 def command_line() -> str:
-    """What was typed, from `python` on."""
-    words = sys.orig_argv
-    script = next((i for i, word in enumerate(words) if word.endswith("run_roadmap.py")), None)
-    return shlex.join(["python", *words[1:]] if script is None else ["python", "run_roadmap.py", *words[script + 1 :]])
+    """Return the command that started this process, without the path and the options of the interpreter.
+
+    It begins with `python run_roadmap.py`, `python -m roadmap` or `roadmap`, as typed.
+    """
+    arguments = sys.orig_argv[1:]
+    for i, argument in enumerate(arguments):
+        if argument.endswith("run_roadmap.py"):
+            return shlex.join(["python", "run_roadmap.py", *arguments[i + 1 :]])
+        if arguments[i : i + 2] == ["-m", "roadmap"]:
+            return shlex.join(["python", "-m", "roadmap", *arguments[i + 2 :]])
+        if Path(argument).name in ("roadmap", "roadmap.exe"):  # the console script
+            return shlex.join(["roadmap", *arguments[i + 1 :]])
+    return shlex.join(["python", *arguments])

@@ -1,1 +1,1 @@
-"""From numbers to reports: wording, tables, figures, diagrams and the HTML page."""
+"""Reports: wording, tables, figures, diagrams and the HTML page."""

@@ -1,6 +1,7 @@
-"""The drawing of a block, or of any chain of layers, before and after a change: where its shapes and words stand.
+"""Diagrams of a block, or of a chain of layers, before and after a change: positions of shapes and texts.
 
-From top to bottom; a shape is as wide as it has channels, on one scale for both drawings.
+The layers are drawn from top to bottom. The width of a shape is proportional to its channels, with one scale for both
+diagrams.
 """
 
 from __future__ import annotations
@@ -10,194 +11,229 @@ from difflib import SequenceMatcher
 
 from roadmap.models.structure import Block, Layer
 
-WIDTH = 360.0  # of a drawing, in CSS pixels
-RAIL, CENTRE, SPAN, WORDS = 10.0, 92.0, 132.0, 172.0  # x of the shortcut, of the shapes, their widest, x of the words
-LINE = 17.0  # of text
-NEW, GONE, MOVED, CHANGED = "new", "gone", "moved", "changed"
+WIDTH = 360.0  # of a diagram, in CSS pixels
+SHORTCUT_X, CENTRE_X, MAX_SHAPE_WIDTH, TEXT_X = 10.0, 92.0, 132.0, 172.0
+LINE_HEIGHT = 17.0  # of text
+SHAPE_HEIGHTS = {"conv": 26.0, "linear": 26.0, "pool": 20.0, "mean": 20.0}  # by kind of layer
+SMALL_SHAPE_HEIGHT = 10.0  # of all other kinds
+DEPTHWISE_BARS = 9
+ADDED, REMOVED, MOVED, CHANGED = "new", "removed", "moved", "changed"
+
+Span = tuple[str, str]  # a piece of text and its CSS class
 
 
 @dataclass(frozen=True)
 class LayerChain:
-    """Layers one after another, then perhaps a block."""
+    """Layers one after another, optionally followed by a block."""
 
     layers: list[Layer]
     block: Block | None = None
 
     @property
     def path(self) -> list[Layer]:
+        """The layers and the block's main path, in order."""
         return self.layers + (self.block.branch + self.block.after if self.block else [])
 
     @property
     def shortcut(self) -> list[Layer]:
+        """The layers of the block's shortcut."""
         return self.block.shortcut if self.block else []
 
 
 @dataclass
 class Diagram:
-    said: str  # the drawing in words
+    """A finished diagram."""
+
+    description: str  # for screen readers
     height: float = 0.0
-    shapes: list[tuple[str, str]] = field(default_factory=list)  # SVG path data, class
-    texts: list[tuple[float, list[tuple[str, str]]]] = field(default_factory=list)  # y, words with their class
+    shapes: list[tuple[str, str]] = field(default_factory=list)  # SVG path data, CSS class
+    texts: list[tuple[float, list[Span]]] = field(default_factory=list)  # y and the text
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What a change does to a layer; `other` is the layer in its place in the other drawing."""
+    """What a change does to a layer; `other` is the corresponding layer in the other diagram."""
 
     change: str = ""
     other: Layer | None = None
 
-    def differs(self, layer: Layer, what: str) -> bool:
-        return self.other is not None and getattr(self.other, what) != getattr(layer, what)
+    def differs(self, layer: Layer, attribute: str) -> bool:
+        """Return whether the corresponding layer has another value of `attribute`."""
+        return self.other is not None and getattr(self.other, attribute) != getattr(layer, attribute)
 
 
 def draw_diagrams(before: LayerChain | None, after: LayerChain) -> list[Diagram]:
-    """The drawings of both, or of `after` alone."""
+    """Return the diagrams of both chains, or of `after` alone."""
     if before is None:
-        nothing = [Mark()] * len(after.path), [Mark()] * len(after.shortcut)
-        return [_draw(after, *nothing, _widest(after), old=False)]
-    old, new = match_layers(before.path, after.path)
-    old_short, new_short = match_layers(before.shortcut, after.shortcut)
-    widest = max(_widest(before), _widest(after))
-    return [_draw(before, old, old_short, widest, old=True), _draw(after, new, new_short, widest, old=False)]
+        unmarked = [Mark()] * len(after.path), [Mark()] * len(after.shortcut)
+        return [_draw(after, *unmarked, _max_width(after), is_before=False)]
+    before_marks, after_marks = match_layers(before.path, after.path)
+    before_shortcut, after_shortcut = match_layers(before.shortcut, after.shortcut)
+    max_width = max(_max_width(before), _max_width(after))
+    return [
+        _draw(before, before_marks, before_shortcut, max_width, is_before=True),
+        _draw(after, after_marks, after_shortcut, max_width, is_before=False),
+    ]
 
 
 def match_layers(before: list[Layer], after: list[Layer]) -> tuple[list[Mark], list[Mark]]:
-    """What became of each layer of `before`, and what each of `after` was."""
-    names, others = [layer.name for layer in before], [layer.name for layer in after]
-    old = [Mark(MOVED if name in others else GONE) for name in names]
-    new = [Mark(MOVED if name in names else NEW) for name in others]
-    for block in SequenceMatcher(None, names, others, autojunk=False).get_matching_blocks():
-        for i, j in zip(range(block.a, block.a + block.size), range(block.b, block.b + block.size), strict=True):
-            here, there = before[i], after[j]
-            same = (here.title, here.detail) == (there.title, there.detail)
-            old[i], new[j] = Mark("" if same else CHANGED, there), Mark("" if same else CHANGED, here)
-    return old, new
+    """Return the marks of both lists of layers. Layers correspond if they have the same name and the same order."""
+    before_names, after_names = [layer.name for layer in before], [layer.name for layer in after]
+    before_marks = [Mark(MOVED if name in after_names else REMOVED) for name in before_names]
+    after_marks = [Mark(MOVED if name in before_names else ADDED) for name in after_names]
+    for match in SequenceMatcher(None, before_names, after_names, autojunk=False).get_matching_blocks():
+        for offset in range(match.size):
+            i, j = match.a + offset, match.b + offset
+            same = (before[i].title, before[i].detail) == (after[j].title, after[j].detail)
+            before_marks[i] = Mark("" if same else CHANGED, after[j])
+            after_marks[j] = Mark("" if same else CHANGED, before[i])
+    return before_marks, after_marks
 
 
-def _widest(chain: LayerChain) -> int:
+def _max_width(chain: LayerChain) -> int:
     return max(max(layer.w_in, layer.w_out) for layer in chain.path)
 
 
-def _draw(chain: LayerChain, marks: list[Mark], shortcut_marks: list[Mark], widest: int, *, old: bool) -> Diagram:
-    sketch, pen = Diagram(_words(chain, marks, shortcut_marks, old)), _Canvas(widest, old)
-    sketch.shapes, sketch.texts = pen.shapes, pen.texts
-    pen.end("in", chain.path[0].w_in)
-    last = len(chain.layers) + (len(chain.block.branch) if chain.block else 0)
+def _draw(
+    chain: LayerChain, marks: list[Mark], shortcut_marks: list[Mark], max_width: int, *, is_before: bool
+) -> Diagram:
+    canvas = _Canvas(max_width, is_before)
+    canvas.draw_channels("in", chain.path[0].w_in)
+    branch_end = len(chain.layers) + (len(chain.block.branch) if chain.block else 0)
     for i, (layer, mark) in enumerate(zip(chain.path, marks, strict=True)):
         if chain.block and i == len(chain.layers):
-            pen.split()
-        if chain.block and i == last:
-            pen.add(chain.shortcut, shortcut_marks)
-        pen.layer(layer, mark)
-    if chain.block and last == len(chain.path):
-        pen.add(chain.shortcut, shortcut_marks)
-    pen.end("out", chain.path[-1].w_out, "class" if chain.path[-1].kind == "linear" else "channel")
-    sketch.height = pen.y + 16
-    return sketch
+            canvas.begin_shortcut()
+        if chain.block and i == branch_end:
+            canvas.add_shortcut(chain.shortcut, shortcut_marks)
+        canvas.draw_layer(layer, mark)
+    if chain.block and branch_end == len(chain.path):
+        canvas.add_shortcut(chain.shortcut, shortcut_marks)
+    canvas.draw_channels("out", chain.path[-1].w_out, "class" if chain.path[-1].kind == "linear" else "channel")
+    description = _describe(chain, marks, shortcut_marks, is_before)
+    return Diagram(description, canvas.y + 16, canvas.shapes, canvas.texts)
 
 
 class _Canvas:
-    """Goes down the page, shape by shape."""
+    """Adds shapes and texts from top to bottom; `y` is the current position."""
 
-    def __init__(self, widest: int, old: bool) -> None:
+    def __init__(self, max_width: int, is_before: bool) -> None:
         self.y = 4.0
-        self.scale, self.old = SPAN / widest, old
+        self.scale, self.is_before = MAX_SHAPE_WIDTH / max_width, is_before
         self.shapes: list[tuple[str, str]] = []
-        self.texts: list[tuple[float, list[tuple[str, str]]]] = []
+        self.texts: list[tuple[float, list[Span]]] = []
 
-    def end(self, word: str, channels: int, what: str = "channel") -> None:
-        plural = ("es" if what == "class" else "s") * (channels > 1)
-        self.texts.append((self.y + 12, [(f"{word}: {channels:,} {what}{plural}", "faint")]))
-        if word == "in":
-            self._flow(20)
+    def draw_channels(self, prefix: str, channels: int, noun: str = "channel") -> None:
+        """Write the number of channels at the begin or end."""
+        plural = ("es" if noun == "class" else "s") * (channels > 1)
+        self.texts.append((self.y + 12, [(f"{prefix}: {channels:,} {noun}{plural}", "faint")]))
+        if prefix == "in":
+            self._move_down(20)
 
-    def layer(self, layer: Layer, mark: Mark) -> None:
-        lines = _lines(layer, mark, self.old)
-        high = {"conv": 26.0, "linear": 26.0, "pool": 20.0, "mean": 20.0}.get(layer.kind, 10.0)
-        height = max(high, LINE * len(lines))
-        top = self.y + (height - high) / 2
-        self._flow(height)
-        state = ("old" if self.old else "hot") if mark.change else ""
-        shape = self._shape(layer, top, high)
+    def draw_layer(self, layer: Layer, mark: Mark) -> None:
+        """Draw the shape of a layer with its text."""
+        lines = _text_lines(layer, mark, self.is_before)
+        shape_height = SHAPE_HEIGHTS.get(layer.kind, SMALL_SHAPE_HEIGHT)
+        height = max(shape_height, LINE_HEIGHT * len(lines))
+        top = self.y + (height - shape_height) / 2
+        self._move_down(height)
+        state = self._state(bool(mark.change))
+        outline = self._outline(layer, top, shape_height)
         if layer.depthwise:
-            self.shapes.append((self._bars(layer, top, high), "depthwise"))
-            self.shapes.append((shape, f"frame {state}".strip()))
+            self.shapes.append((self._bars(layer, top, shape_height), "depthwise"))
+            self.shapes.append((outline, f"frame {state}".strip()))
         else:
-            self.shapes.append((shape, f"{layer.kind} {state}".strip()))
-        middle = self.y - height / 2 - LINE * (len(lines) - 1) / 2 + 4.5
-        self.texts += [(middle + LINE * i, line) for i, line in enumerate(lines)]
-        self._flow(9)
+            self.shapes.append((outline, f"{layer.kind} {state}".strip()))
+        first_line = self.y - height / 2 - LINE_HEIGHT * (len(lines) - 1) / 2 + 4.5
+        self.texts += [(first_line + LINE_HEIGHT * i, line) for i, line in enumerate(lines)]
+        self._move_down(9)
 
-    def _shape(self, layer: Layer, top: float, high: float) -> str:
-        a, b = self._half(layer.w_in), self._half(layer.w_out)
-        ends = [(CENTRE - a, top), (CENTRE + a, top), (CENTRE + b, top + high), (CENTRE - b, top + high)]
-        return "M" + "L".join(f"{x:.2f} {y:g}" for x, y in ends) + "z"
+    def begin_shortcut(self) -> None:
+        """Remember where the shortcut begins."""
+        self.shortcut_top = self.y
+        self._move_down(10)
 
-    def _bars(self, layer: Layer, top: float, high: float, bars: int = 9) -> str:
-        """Channels that do not see one another."""
-        step = 2 * self._half(layer.w_in) / bars
-        bar = f"h{0.6 * step:.2f}v{high:g}h{-0.6 * step:.2f}z"
-        left = CENTRE - self._half(layer.w_in)
-        return "".join(f"M{left + (i + 0.2) * step:.2f} {top:g}{bar}" for i in range(bars))
+    def add_shortcut(self, shortcut: list[Layer], marks: list[Mark]) -> None:
+        """Draw the shortcut up to here, the sum, and the text of the shortcut's layers."""
+        lines: list[list[Span]] = [[("add the shortcut:" if shortcut else "add the input", "")]]
+        for layer, mark in zip(shortcut, marks, strict=True):
+            lines += _text_lines(layer, mark, self.is_before)
+        y = self.y + 9
+        line = f"M{CENTRE_X:g} {self.shortcut_top:g}H{SHORTCUT_X:g}V{y:g}H{CENTRE_X - 8:g}"
+        self.shapes.insert(0, (line, "flow"))
+        if shortcut:
+            middle, state = (self.shortcut_top + y) / 2, self._state(any(mark.change for mark in marks))
+            box = f"M{SHORTCUT_X - 6:g} {middle - 14:g}h12v28h-12z"
+            self.shapes.append((box, f"conv {state}".strip()))
+        circle = f"M{CENTRE_X - 8:g} {y:g}a8 8 0 1 0 16 0a8 8 0 1 0 -16 0"
+        plus = f"M{CENTRE_X - 4:g} {y:g}h8M{CENTRE_X:g} {y - 4:g}v8"
+        self.shapes.append((circle + plus, "sum"))
+        self.texts += [(y + 4.5 + LINE_HEIGHT * i, line) for i, line in enumerate(lines)]
+        self.y += 18
+        self._move_down(max(9.0, LINE_HEIGHT * len(lines) - 8))
 
-    def _half(self, channels: int) -> float:
+    def _state(self, changed: bool) -> str:
+        return ("before" if self.is_before else "after") if changed else ""
+
+    def _outline(self, layer: Layer, top: float, height: float) -> str:
+        """Return a trapezoid from the input channels to the output channels."""
+        a, b = self._half_width(layer.w_in), self._half_width(layer.w_out)
+        corners = [
+            (CENTRE_X - a, top),
+            (CENTRE_X + a, top),
+            (CENTRE_X + b, top + height),
+            (CENTRE_X - b, top + height),
+        ]
+        return "M" + "L".join(f"{x:.2f} {y:g}" for x, y in corners) + "z"
+
+    def _bars(self, layer: Layer, top: float, height: float) -> str:
+        """Return separate bars, for channels that are not mixed."""
+        spacing = 2 * self._half_width(layer.w_in) / DEPTHWISE_BARS
+        bar = f"h{0.6 * spacing:.2f}v{height:g}h{-0.6 * spacing:.2f}z"
+        left = CENTRE_X - self._half_width(layer.w_in)
+        return "".join(f"M{left + (i + 0.2) * spacing:.2f} {top:g}{bar}" for i in range(DEPTHWISE_BARS))
+
+    def _half_width(self, channels: int) -> float:
         return max(6.0, self.scale * channels) / 2
 
-    def split(self) -> None:
-        """Where the shortcut leaves."""
-        self.left_at = self.y
-        self._flow(10)
-
-    def add(self, shortcut: list[Layer], marks: list[Mark]) -> None:
-        """Where the shortcut comes back; what it holds stands beside."""
-        gone = any(mark.change for mark in marks)
-        lines: list[list[tuple[str, str]]] = [[("add the shortcut:" if shortcut else "add the input", "")]]
-        for layer, mark in zip(shortcut, marks, strict=True):
-            lines += _lines(layer, mark, self.old)
-        y = self.y + 9
-        rail = f"M{CENTRE:g} {self.left_at:g}H{RAIL:g}V{y:g}H{CENTRE - 8:g}"
-        self.shapes.insert(0, (rail, "flow"))
-        if shortcut:
-            middle, state = (self.left_at + y) / 2, ("old" if self.old else "hot") if gone else ""
-            box = f"M{RAIL - 6:g} {middle - 14:g}h12v28h-12z"
-            self.shapes.append((box, f"conv {state}".strip()))
-        circle = f"M{CENTRE - 8:g} {y:g}a8 8 0 1 0 16 0a8 8 0 1 0 -16 0M{CENTRE - 4:g} {y:g}h8M{CENTRE:g} {y - 4:g}v8"
-        self.shapes.append((circle, "sum"))
-        self.texts += [(y + 4.5 + LINE * i, line) for i, line in enumerate(lines)]
-        self.y += 18
-        self._flow(max(9.0, LINE * len(lines) - 8))
-
-    def _flow(self, height: float) -> None:
-        self.shapes.insert(0, (f"M{CENTRE:g} {self.y:g}v{height:g}", "flow"))
+    def _move_down(self, height: float) -> None:
+        self.shapes.insert(0, (f"M{CENTRE_X:g} {self.y:g}v{height:g}", "flow"))
         self.y += height
 
 
-def _lines(layer: Layer, mark: Mark, old: bool) -> list[list[tuple[str, str]]]:
-    """The words beside a layer; of class hot what is new, of class old what goes."""
-    tag = mark.change if mark.change in (NEW, GONE, MOVED) else ""
+def _text_lines(layer: Layer, mark: Mark, is_before: bool) -> list[list[Span]]:
+    """Return the text beside a layer. Class `after`: new or changed; class `before`: removed."""
+    tag = mark.change if mark.change in (ADDED, REMOVED, MOVED) else ""
 
-    def loud(what: str, otherwise: str = "") -> str:
-        return "hot" if not old and mark.differs(layer, what) else otherwise
+    def css_class(attribute: str, default: str = "") -> str:
+        return "after" if not is_before and mark.differs(layer, attribute) else default
 
-    lines = [[(layer.title, "old" if tag == GONE else "hot" if tag and not old else loud("title"))]]
+    title_class = "before" if tag == REMOVED else "after" if tag and not is_before else css_class("title")
+    lines = [[(layer.title, title_class)]]
     if layer.widths or layer.detail:
-        lines.append([(layer.widths, loud("widths", "faint"))] if layer.widths else [])
+        lines.append([(layer.widths, css_class("widths", "faint"))] if layer.widths else [])
     if layer.detail:
-        lines[1].append(((", " if layer.widths else "") + layer.detail, loud("detail", "faint")))
+        separator = ", " if layer.widths else ""
+        lines[1].append((separator + layer.detail, css_class("detail", "faint")))
     if tag:
-        lines[-1].append((f" {tag}", "tag" if old else "hot tag"))
+        lines[-1].append((f" {tag}", "tag" if is_before else "after tag"))
     return lines
 
 
-def _words(chain: LayerChain, marks: list[Mark], shortcut_marks: list[Mark], old: bool) -> str:
-    def word(layer: Layer, mark: Mark) -> str:
-        return layer.words + (f" ({mark.change})" if mark.change else "")
+def _describe(chain: LayerChain, marks: list[Mark], shortcut_marks: list[Mark], is_before: bool) -> str:
+    """Return the diagram as a sentence."""
 
-    words = [word(layer, mark) for layer, mark in zip(chain.path, marks, strict=True)]
+    def describe_layers(layers: list[Layer], layer_marks: list[Mark]) -> list[str]:
+        return [
+            layer.description + (f" ({mark.change})" if mark.change else "")
+            for layer, mark in zip(layers, layer_marks, strict=True)
+        ]
+
+    parts = describe_layers(chain.path, marks)
     if chain.block:
-        held = [word(layer, mark) for layer, mark in zip(chain.shortcut, shortcut_marks, strict=True)]
-        added = f"add the shortcut ({'; '.join(held)})" if held else "add the input"
-        words.insert(len(chain.layers) + len(chain.block.branch), added)
-        words.insert(len(chain.layers), "the shortcut leaves")
-    return f"{'Before' if old else 'After'}, from top to bottom: {'; '.join(words)}."
+        shortcut = "; ".join(describe_layers(chain.shortcut, shortcut_marks))
+        parts.insert(
+            len(chain.layers) + len(chain.block.branch),
+            f"add the shortcut ({shortcut})" if shortcut else "add the input",
+        )
+        parts.insert(len(chain.layers), "the shortcut begins")
+    return f"{'Before' if is_before else 'After'}, from top to bottom: {'; '.join(parts)}."

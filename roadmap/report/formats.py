@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import pandas as pd
 
-from roadmap.report.columns import TEXT_COLUMNS
+from roadmap.report.columns import TEXT_HEADERS
+
+TEX_SIGNS = {
+    "\\": r"\textbackslash{}",
+    "%": r"\%",
+    "&": r"\&",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "→": r"$\rightarrow$",
+    "±": r"$\pm$",
+    "–": "--",
+}
 
 
-def markdown(shown: pd.DataFrame, said: list[str]) -> str:
-    lines = [list(shown.columns), [":---" if name in TEXT_COLUMNS else "---:" for name in shown.columns]]
-    lines += shown.to_numpy().tolist()
+def markdown(table: pd.DataFrame, notes: list[str], text_headers: Container[str] = TEXT_HEADERS) -> str:
+    """Return a table of text cells as Markdown, and a paragraph for each note.
+
+    Columns in `text_headers` are aligned to the left, all others to the right.
+    """
+    alignment = [":---" if header in text_headers else "---:" for header in table.columns]
+    lines = [list(table.columns), alignment, *table.to_numpy().tolist()]
     rows = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
-    return "\n".join(rows) + "\n\n" + "\n\n".join(said) + "\n"
+    return "\n".join(rows) + "\n\n" + "\n\n".join(notes) + "\n"
 
 
-def latex(shown: pd.DataFrame, said: list[str]) -> str:
-    """A booktabs table; `\\usepackage{booktabs}` is all that it needs."""
-    form = "".join("l" if name in TEXT_COLUMNS else "r" for name in shown.columns)
-    columns = [_tex(name) for name in shown.columns]
-    body = shown.map(_tex)
-    comments = "".join(f"% {line}\n" for line in said)
-    return comments + str(body.to_latex(index=False, header=columns, column_format=form, escape=False))
+def latex(table: pd.DataFrame, notes: list[str]) -> str:
+    """Return a table of text cells as LaTeX, with the notes as comments. It needs `\\usepackage{booktabs}`."""
+    alignment = "".join("l" if header in TEXT_HEADERS else "r" for header in table.columns)
+    headers = [_escape_tex(header) for header in table.columns]
+    comments = "".join(f"% {note}\n" for note in notes)
+    cells = table.map(_escape_tex)
+    return comments + str(cells.to_latex(index=False, header=headers, column_format=alignment, escape=False))
 
 
-def _tex(text: str) -> str:
-    signs = {"\\": r"\textbackslash{}", "%": r"\%", "&": r"\&", "#": r"\#", "_": r"\_", "→": r"$\rightarrow$"}
-    signs |= {
-        "±": r"$\pm$",
-        "–": "--",
-        "{": r"\{",
-        "}": r"\}",
-        "$": r"\$",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-    }
-    return "".join(signs.get(sign, sign) for sign in text)
+def _escape_tex(text: str) -> str:
+    return "".join(TEX_SIGNS.get(sign, sign) for sign in text)

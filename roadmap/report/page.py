@@ -1,4 +1,4 @@
-"""The page of a study: one HTML file to read, with nothing to load. Needs neither Hydra nor torch."""
+"""The page of a study: one HTML file that loads nothing else. Imports neither Hydra nor torch."""
 
 from __future__ import annotations
 
@@ -14,20 +14,27 @@ from markupsafe import Markup
 from roadmap.analysis.table import Records, Study
 from roadmap.records.record import COMPLETED
 from roadmap.report import diagrams, page_plots
-from roadmap.report.columns import readable_shapley
-from roadmap.report.page_columns import PAGE_COLUMNS, Line, format_number
-from roadmap.report.sections import Section, make_section
+from roadmap.report.columns import COLUMNS, RUNS, SHAPLEY, Column, Line, lines_of, used_columns
+from roadmap.report.sections import Section, StructureOf, make_sections, page_number, page_text
+
+ROADMAP_CAPTION = (
+    "Each bar is one network. It has one change more than the network that it builds on. The numbers are in the table"
+    " below."
+)
+DESIGN_CAPTION = "Each bar is one network, with or without the change in its name. The numbers are in the table below."
+SHAPLEY_CAPTION = "Each bar is the mean gain of one change over the sampled orders of all changes."
 
 
-def write_page(path: Path, title: str, study: Study, worth: pd.DataFrame, said: list[str]) -> None:
-    """Write the page of `study` to `path`; `worth` are the Shapley values of an attribution, else empty.
+def write_page(
+    path: Path, title: str, study: Study, shapley: pd.DataFrame, notes: list[str], structure_of: StructureOf | None
+) -> None:
+    """Write the page of `study` to `path`.
 
-    `said` is what a reader has to know, in sentences; the first says what was run.
+    `shapley` has the Shapley values of an attribution study, and is empty for other studies. The first note says what
+    was run. `structure_of`: see `roadmap.report.writer.write_report`.
     """
-    table, records = study.table, study.records
-    lines: list[Line] = table.to_dict("records")
-    sections = [make_section(i, lines, study) for i in range(len(lines))]
-    columns = [column for column in PAGE_COLUMNS if any(column.text(line) for line in lines)]
+    lines, shapley_lines = lines_of(study.table), lines_of(shapley)
+    sections = make_sections(study, lines, structure_of)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -37,101 +44,108 @@ def write_page(path: Path, title: str, study: Study, worth: pd.DataFrame, said: 
     )
     text = environment.get_template("page.html.j2").render(
         title=title,
-        said=said,
-        road=page_plots.shapley_figure(worth, _worth_in_words(worth))
-        if len(worth)
-        else page_plots.study_figure(study, _road_in_words(lines)),
-        caption=CAPTIONS.get("worth" if len(worth) else study.manifest.design, CAPTIONS["star"]),
-        worth=[] if worth.empty else readable_shapley(worth).to_dict("split"),
-        columns=columns,
-        lines=list(zip(sections, lines, strict=True)),
+        notes=notes,
+        figure=page_plots.shapley_figure(shapley, _describe_shapley(shapley_lines))
+        if shapley_lines
+        else page_plots.study_figure(study, _describe_figure(lines)),
+        caption=_caption(study, shapley_lines),
+        columns=used_columns(COLUMNS, lines),
+        shapley_columns=used_columns(SHAPLEY, shapley_lines),
+        shapley_lines=shapley_lines,
+        run_columns=RUNS,
         statuses=sorted({line["status"] for line in lines}),
         sections=sections,
-        trades=list(_trades(table, sections)),
-        unfinished=[(section, run) for section in sections for run in section.runs if run["status"] != COMPLETED],
-        num_runs=len(records),
-        commands=list(dict.fromkeys(content["command"] for content in records)),
-        study=study.manifest.commands,
-        made_with=_made_with(records),
-        sketch_width=f"{diagrams.WIDTH:g}",
-        words_at=f"{diagrams.WORDS:g}",
-        number=format_number,
+        has_diagrams=structure_of is not None,
+        cost_plots=list(_cost_plots(study.table, sections)),
+        not_completed=[(section, run) for section in sections for run in section.runs if run["status"] != COMPLETED],
+        num_runs=len(study.records),
+        run_commands=list(dict.fromkeys(record["command"] for record in study.records)),
+        study_commands=study.manifest.commands,
+        environment=_environment(study.records),
+        diagram_width=f"{diagrams.WIDTH:g}",
+        text_x=f"{diagrams.TEXT_X:g}",
+        cell=page_text,
+        sort_value=_sort_value,
+        number=page_number,
     )
     path.write_text(text, encoding="utf-8")
 
 
-def _road_in_words(lines: list[Line]) -> str:
-    words = (f"{line['label']} {format_number('{:.2f}', line['top1_mean']) or line['status']}" for line in lines)
-    return f"Bars of top-1 accuracy in percent, a line of GMACs beside them: {'; '.join(words)}."
+def _caption(study: Study, shapley_lines: list[Line]) -> str:
+    if shapley_lines:
+        return SHAPLEY_CAPTION
+    return ROADMAP_CAPTION if study.manifest.design == "grid" else DESIGN_CAPTION
 
 
-def _worth_in_words(worth: pd.DataFrame) -> str:
-    words = (f"{line.label} {format_number('{:+.2f}', line.value)}" for line in worth.itertuples())
-    return f"Bars of what each step is worth in points of top-1, whatever the order: {'; '.join(words)}."
+def _sort_value(column: Column, line: Line) -> str:
+    """Return the value by which the page's script sorts; empty if there is none."""
+    value = column.value(line)
+    return "" if value is None else str(value).replace("inf", "Infinity")  # the number's name in JavaScript
 
 
-CAPTIONS = {
-    "grid": "From top to bottom, each bar is a network with one change more than the one that it builds on. The numbers"
-    " are in the table below.",
-    "star": "Each bar is a network with, or without, the change that it is named by. The numbers are in the table"
-    " below.",
-    "worth": "Each bar is the mean gain of a change over the sampled orders of all changes.",
-}
+def _describe_figure(lines: list[Line]) -> str:
+    values = (line["status"] if pd.isna(line["top1_mean"]) else f"{line['top1_mean']:.2f}" for line in lines)
+    texts = (f"{line['label']} {value}" for line, value in zip(lines, values, strict=True))
+    return f"Bar chart of top-1 accuracy in percent, with GMACs beside it: {'; '.join(texts)}."
 
 
-class Trade(NamedTuple):
+def _describe_shapley(lines: list[Line]) -> str:
+    texts = (f"{line['label']} {page_number('{:+.2f}', line['value'])}" for line in lines)
+    return f"Bar chart of the Shapley value of each step in points of top-1: {'; '.join(texts)}."
+
+
+class CostPlot(NamedTuple):
     """Accuracy against one cost."""
 
     title: str
     plot: Markup
-    points: list[tuple[Section, str]]  # those on the front, each with its cost
+    front: list[tuple[Section, str]]  # rows on the Pareto front, each with its cost
 
 
-def _trades(table: pd.DataFrame, sections: list[Section]) -> Iterable[Trade]:
-    small = table["gmacs"].max() < 1
-    kinds = (
-        ("gmacs", "MMACs per image" if small else "GMACs per image", 1e3 if small else 1.0, "fewer"),
-        ("params", "parameters (M)", 1e-6, "fewer"),
+def _cost_plots(table: pd.DataFrame, sections: list[Section]) -> Iterable[CostPlot]:
+    is_small = table["gmacs"].max() < 1
+    costs = (
+        ("gmacs", "MMACs per image" if is_small else "GMACs per image", 1e3 if is_small else 1.0, "less"),
+        ("params", "params (M)", 1e-6, "less"),
         ("images_per_second", "images/s in training", 1.0, "more"),
     )
-    for key, label, scale, better in kinds:
+    for key, label, scale, better in costs:
         cost, top1 = table[key].astype(float) * scale, table["top1_mean"]
         points = pd.DataFrame({"cost": cost, "top1": top1}).dropna()
         if points.empty:
             continue
-        front = page_plots.pareto(cost if better == "fewer" else -cost, top1)
-        values = [format_number("{:,.4g}", cost[i]) for i in front]
-        names = "; ".join(
-            f"{sections[i].label}, {value}, {top1[i]:.2f} %" for i, value in zip(front, values, strict=True)
-        )
-        words = f"Top-1 against {label}, {better} is better, {len(points)} networks. On the Pareto front: {names}."
-        plot = page_plots.against_cost(points, front, label, key.replace("_", "-"), words)
-        yield Trade(label, plot, [(sections[i], value) for i, value in zip(front, values, strict=True)])
+        front = page_plots.pareto_front(cost if better == "less" else -cost, top1)
+        texts = {i: page_number("{:,.4g}", cost[i]) for i in front}
+        names = "; ".join(f"{sections[i].label}, {text}, {top1[i]:.2f} %" for i, text in texts.items())
+        description = f"Top-1 against {label}; {better} is better; {len(points)} networks. Pareto front: {names}."
+        plot = page_plots.cost_plot(points, front, label, key.replace("_", "-"), description)
+        yield CostPlot(label, plot, [(sections[i], text) for i, text in texts.items()])
 
 
-def _made_with(records: Records) -> list[tuple[str, str]]:
-    """Commit, versions and machines, each value once, with its number of runs where there are several."""
-    facts: dict[str, Counter[str]] = {"git commit": Counter(_commit(content) for content in records)}
-    for content in records:
-        host, device = content["host"], content.get("device") or {}
-        told = {"machine": f"{host['cpu']}, {host['cores']} cores, {host['platform']}"}
-        told |= {"device": _device(device)} if device else {}
-        for name, value in (told | content["versions"]).items():
+def _environment(records: Records) -> list[tuple[str, str]]:
+    """Return commit, machine, device and versions: each value once, with its number of runs if there are several."""
+    facts: dict[str, Counter[str]] = {"git commit": Counter(_describe_commit(record["git"]) for record in records)}
+    for record in records:
+        host, device = record["host"], record.get("device") or {}
+        values = {"machine": f"{host['cpu']}, {host['cores']} cores, {host['platform']}"}
+        values |= {"device": _describe_device(device)} if device else {}
+        for name, value in (values | record["versions"]).items():
             facts.setdefault(name, Counter())[value] += 1
-    return [(name, _each_once(values)) for name, values in facts.items()]
+    return [(name, _join_counts(values)) for name, values in facts.items()]
 
 
-def _each_once(values: Counter[str]) -> str:
+def _join_counts(values: Counter[str]) -> str:
     if len(values) == 1:
         return next(iter(values))
     return "; ".join(f"{value} ({count} runs)" for value, count in sorted(values.items()))
 
 
-def _commit(content: dict[str, Any]) -> str:
-    git = content["git"]
-    return "not from a checkout" if not git["commit"] else git["commit"] + (", changed since" if git["dirty"] else "")
+def _describe_commit(git: dict[str, Any]) -> str:
+    if not git["commit"]:
+        return "no git checkout"
+    return str(git["commit"]) + (" with uncommitted changes" if git["dirty"] else "")
 
 
-def _device(device: dict[str, Any]) -> str:
-    more = [f"{key}: {device[key]}" for key in ("threads", "processes") if device.get(key) is not None]
-    return ", ".join([str(device["name"]), str(device["precision"]), *more])
+def _describe_device(device: dict[str, Any]) -> str:
+    counts = [f"{key}: {device[key]}" for key in ("threads", "processes") if device.get(key) is not None]
+    return ", ".join([str(device["name"]), str(device["precision"]), *counts])

@@ -1,122 +1,147 @@
-"""The section of the page for one row."""
+"""The page's section for each row: diagrams, configuration, cost and runs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import pandas as pd
 from markupsafe import Markup
 
 from roadmap.analysis.table import Records, Study
 from roadmap.config.paths import CONF
 from roadmap.config.steps import differing_transforms
-from roadmap.models.structure import Layer, Structure, structure_of
+from roadmap.models.structure import Layer, Structure
 from roadmap.records.record import COMPLETED
 from roadmap.report import diagrams, page_plots
-from roadmap.report.columns import marked_label
+from roadmap.report.columns import COLUMNS, Column, Line, format_value, is_missing, marked_label
 from roadmap.report.diagrams import Diagram, LayerChain
-from roadmap.report.page_columns import COSTS, Line, format_number
 from roadmap.report.wording import verdict_sentence
+
+# From the fields in a record's `config["network"]` to the structure of the network; None for a reference network.
+StructureOf = Callable[[dict[str, Any]], Structure | None]
 
 
 class Part(NamedTuple):
-    """A part of the network, as it was and as it is, or as it is alone."""
+    """A part of the network: its diagrams before and after the change, or one diagram."""
 
     title: str
-    sketches: list[Diagram]
+    diagrams: list[Diagram]
 
 
 @dataclass(frozen=True)
 class Section:
-    """All that the page tells of one line."""
+    """What the page shows for one row."""
 
     number: int
     anchor: str
     label: str
     line: Line
     runs: Records
-    before: int | None  # the line that it is compared with
-    gain: str  # in words
-    configs: list[tuple[str, str]]  # names and texts of the files that make the change
-    changes: list[tuple[str, str, str]]  # field, before, after
-    stages: list[tuple[str, list[str], list[str]]]  # what, per stage: before, after
+    before: int | None  # number of the row that it is compared with
+    gain: str  # a sentence
+    configs: list[tuple[str, str]]  # names and texts of the config files of the change
+    changes: list[tuple[str, str, str]]  # field, value before, value after
+    stages: list[tuple[str, list[str], list[str]]]  # property, values of the stages before, values after
     parts: list[Part]
-    costs: list[tuple[str, str, str, str]]  # what, before, after, change
+    costs: list[tuple[str, str, str, str]]  # header, before, after, relative change
     curves: list[Markup]
 
     @property
-    def short(self) -> str:
-        """Its result in a few words."""
-        gain, verdict = format_number("{:+.2f}", self.line["delta"]), self.line.get("verdict")
-        words = [gain or format_number("{:.2f} %", self.line["top1_mean"])]
-        words += [verdict] if gain and isinstance(verdict, str) else []
+    def is_reference(self) -> bool:
+        """Whether the network is a reference, which has no diagram."""
+        return bool(self.runs[0]["config"]["network"]["reference"])
+
+    @property
+    def summary(self) -> str:
+        """The result in a few words: gain and verdict, or accuracy, and the status of runs that did not complete."""
+        gain, verdict = self.line["delta"], self.line.get("verdict")
+        if is_missing(gain):
+            words = ["" if is_missing(self.line["top1_mean"]) else page_number("{:.2f} %", self.line["top1_mean"])]
+        else:
+            words = [page_number("{:+.2f}", gain), verdict if isinstance(verdict, str) else ""]
         words += [self.line["status"]] if self.line["status"] != COMPLETED else []
         return ", ".join(filter(None, words))
 
 
-def make_section(i: int, lines: list[Line], study: Study) -> Section:
-    line, runs, before = lines[i], study.rows[i].records, study.against[i]
+def page_text(column: Column, line: Line) -> str:
+    """Return the text of a cell for the page: numbers have a true minus sign and the sign of infinity."""
+    return column.text(line) if column.is_text else _with_signs(column.text(line))
+
+
+def page_number(form: str, value: Any) -> str:
+    """Return the value in the format `form`, with a true minus sign and the sign of infinity."""
+    return _with_signs(format_value(form, value))
+
+
+def _with_signs(text: str) -> str:
+    return text.replace("-", "−").replace("inf", "∞")
+
+
+def make_sections(study: Study, lines: Sequence[Line], structure_of: StructureOf | None) -> list[Section]:
+    """Return a section for each row of the study, without diagrams if `structure_of` is None; `lines` is its table."""
+    networks = [row.records[0]["config"]["network"] for row in study.rows]
+    structures = [structure_of(network) if structure_of is not None else None for network in networks]
+    return [_make_section(i, study, lines, structures) for i in range(len(lines))]
+
+
+def _make_section(i: int, study: Study, lines: Sequence[Line], structures: list[Structure | None]) -> Section:
+    runs, before, comparison = study.rows[i].records, study.against[i], study.comparisons[i]
     first, other = runs[0], None if before is None else study.rows[before].records[0]
-    here, there = (_anatomy(content) for content in (first, other))
-    curved = [content for content in runs if content.get("curve")]
-    comparison = study.comparisons[i]
+    structure, other_structure = structures[i], None if before is None else structures[before]
+    runs_with_curve = [record for record in runs if record.get("curve")]
     return Section(
         number=i,
-        anchor=f"step-{i}-" + re.sub(r"[^a-z0-9]+", "-", str(line["step"]).lower()).strip("-"),
-        label=marked_label(line),
-        line=line,
+        anchor=f"step-{i}-" + re.sub(r"[^a-z0-9]+", "-", str(lines[i]["step"]).lower()).strip("-"),
+        label=marked_label(lines[i]),
+        line=lines[i],
         runs=runs,
         before=before,
         gain=verdict_sentence(comparison) if comparison is not None and comparison.n else "",
-        configs=_configs(other, first),
-        changes=[] if other is None else _changes(other, first),
-        stages=_stages(there, here, first["config"]["data"]["image_size"]) if here else [],
-        parts=list(_parts(there, here)) if here else [],
-        costs=_costs({} if before is None else lines[before], line),
-        curves=_curves(curved, i) if curved else [],
+        configs=_config_files(other, first),
+        changes=[] if other is None else _changed_fields(other, first),
+        stages=_stages(other_structure, structure, first["config"]["data"]["image_size"]) if structure else [],
+        parts=list(_parts(other_structure, structure)) if structure else [],
+        costs=_costs({} if before is None else lines[before], lines[i]),
+        curves=_curves(runs_with_curve, i) if runs_with_curve else [],
     )
 
 
-def _anatomy(content: dict[str, Any] | None) -> Structure | None:
-    """Of our own networks; a reference is another one altogether."""
-    if content is None or content["config"]["network"]["reference"]:
-        return None
-    return structure_of(content["config"]["network"])
-
-
-def _configs(before: dict[str, Any] | None, after: dict[str, Any]) -> list[tuple[str, str]]:
-    """The files of the transforms in which the two rows differ; where there is but one, of its last."""
-    new, old = ([info["name"] for info in content["transforms"]] if content else [] for content in (after, before))
-    more, less = differing_transforms(new, old) if before else (new[-1:], [])
-    found = []
-    for what, name in [*(("", name) for name in more), *(("left out: ", name) for name in less)]:
+def _config_files(before: dict[str, Any] | None, after: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the config files of the transforms in which two networks differ; of a single network, of its last one."""
+    names = [info["name"] for info in after["transforms"]]
+    changes = [("", name) for name in names[-1:]]
+    if before is not None:
+        added, removed = differing_transforms(names, [info["name"] for info in before["transforms"]])
+        changes = [*(("", name) for name in added), *(("removed: ", name) for name in removed)]
+    files: list[tuple[str, str]] = []
+    for prefix, name in changes:
         for path in (CONF / kind / f"{name}.yaml" for kind in ("transform", "ingredient")):
             if path.is_file():
-                place = f"{what}conf/{path.parent.name}/{path.name}"
-                found.append((place, path.read_text(encoding="utf-8").strip()))
-    return found
+                title = f"{prefix}conf/{path.parent.name}/{path.name}"
+                files.append((title, path.read_text(encoding="utf-8").strip()))
+    return files
 
 
-def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The fields of network and recipe, and of the recipe as the budget made it, that are not the same."""
-    found = []
+def _changed_fields(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the fields of network, recipe and schedule that differ."""
+    changes = []
     for part in ("network", "recipe"):
         old, new = before["config"][part], after["config"][part]
-        follows = after["config"]["network"] if part == "recipe" else {}  # network.drop_path follows recipe's
+        shared = after["config"]["network"] if part == "recipe" else {}  # network.drop_path is set by the recipe's
         for key in dict.fromkeys((*old, *new)):
-            if old.get(key) != new.get(key) and key not in follows:
-                found.append((f"{part}.{key}", _plain(old.get(key)), _plain(new.get(key))))
-    old, new = before.get("plan") or {}, after.get("plan") or {}
+            if old.get(key) != new.get(key) and key not in shared:
+                changes.append((f"{part}.{key}", _plain(old.get(key)), _plain(new.get(key))))
+    old, new = before.get("plan") or {}, after.get("plan") or {}  # the schedule
     for key in ("epochs", "batch_size", "lr"):
         if key in old and key in new and old[key] != new[key]:
-            found.append((f"as run: {key.replace('_', ' ')}", _plain(old[key]), _plain(new[key])))
-    return found
+            changes.append((f"schedule: {key.replace('_', ' ')}", _plain(old[key]), _plain(new[key])))
+    return changes
 
 
 def _plain(value: Any) -> str:
+    """Return a value of a config as text."""
     if isinstance(value, list):
         return ", ".join(map(_plain, value))
     if isinstance(value, bool | None):
@@ -125,76 +150,71 @@ def _plain(value: Any) -> str:
 
 
 def _stages(before: Structure | None, after: Structure, image_size: int) -> list[tuple[str, list[str], list[str]]]:
-    """Blocks, channels and map of each stage, where they are not the same."""
+    """Return blocks, channels and size of the feature map for each stage, where they differ."""
 
-    def facts(body: Structure) -> dict[str, list[str]]:
+    def properties(structure: Structure) -> dict[str, list[str]]:
         return {
-            "blocks": [str(len(stage.blocks)) for stage in body.stages],
-            "channels": [f"{stage.w_out:,}" for stage in body.stages],
-            "map": [f"{side}×{side}" for side in body.sides(image_size)],
+            "blocks": [str(len(stage.blocks)) for stage in structure.stages],
+            "channels": [f"{stage.w_out:,}" for stage in structure.stages],
+            "feature map": [f"{side}×{side}" for side in structure.map_sides(image_size)],
         }
 
-    old, new = facts(before) if before else {}, facts(after)
-    return [(what, old.get(what, []), new[what]) for what in new if old.get(what) != new[what]]
+    old, new = properties(before) if before else {}, properties(after)
+    return [(name, old.get(name, []), new[name]) for name in new if old.get(name) != new[name]]
 
 
 def _parts(before: Structure | None, after: Structure) -> Iterable[Part]:
-    """The block always; stem, stage beginnings and head where they are not the same."""
-    deepest = max(range(4), key=lambda i: len(after.stages[i].blocks))
+    """Return the parts to draw: always a block; stem, stage transition and head where they differ."""
+    deepest = max(range(len(after.stages)), key=lambda i: len(after.stages[i].blocks))
 
-    def block(body: Structure) -> LayerChain:
-        return LayerChain([], body.stages[deepest].blocks[-1])
+    def block(structure: Structure) -> LayerChain:
+        return LayerChain([], structure.stages[deepest].blocks[-1])
 
-    def entry(body: Structure) -> LayerChain:
-        return LayerChain(body.stages[1].downsample, body.stages[1].blocks[0])
+    def transition(structure: Structure) -> LayerChain:
+        return LayerChain(structure.stages[1].downsample, structure.stages[1].blocks[0])
 
-    def link(body: Structure) -> list[Layer]:
-        return body.stages[1].downsample + body.stages[1].blocks[0].shortcut
+    def downsampling(structure: Structure) -> list[Layer]:
+        return structure.stages[1].downsample + structure.stages[1].blocks[0].shortcut
 
-    same = before is not None and block(before) == block(after)
-    title = f"Block (the last of stage {deepest + 1}{', as before' if same else ''})"
-    yield Part(title, _drawn(None if same else before, after, block))
+    unchanged = before is not None and block(before) == block(after)
+    title = f"Block (last block of stage {deepest + 1}{', unchanged' if unchanged else ''})"
+    yield Part(title, _draw(None if unchanged else before, after, block))
     if before is None or before.stem != after.stem:
-        yield Part("Stem", _drawn(before, after, lambda body: LayerChain(body.stem)))
-    if before is None or link(before) != link(after):
-        yield Part("From stage 1 to stage 2", _drawn(before, after, entry))
+        yield Part("Stem", _draw(before, after, lambda structure: LayerChain(structure.stem)))
+    if before is None or downsampling(before) != downsampling(after):
+        yield Part("From stage 1 to stage 2", _draw(before, after, transition))
     if before is None or before.head != after.head:
-        yield Part("Head", _drawn(before, after, lambda body: LayerChain(body.head)))
+        yield Part("Head", _draw(before, after, lambda structure: LayerChain(structure.head)))
 
 
-def _drawn(before: Structure | None, after: Structure, chain: Callable[[Structure], LayerChain]) -> list[Diagram]:
+def _draw(before: Structure | None, after: Structure, chain: Callable[[Structure], LayerChain]) -> list[Diagram]:
     return diagrams.draw_diagrams(None if before is None else chain(before), chain(after))
 
 
 def _costs(before: Line, after: Line) -> list[tuple[str, str, str, str]]:
-    found = []
-    for key, name, form, scale in COSTS:
-        old, new = (
-            None if line.get(key) is None or pd.isna(line[key]) else line[key] * scale for line in (before, after)
-        )
-        change = (
-            ""
-            if not old or new is None
-            else "same"
-            if new == old
-            else format_number("{:+.1f} %", 100 * (new / old - 1))
-        )
-        found.append((name, format_number(form, old), format_number(form, new), change))
-    return [row for row in found if row[1] or row[2]]
+    """Return header, text before, text after and relative change for each cost that has a value."""
+    costs = []
+    for column in COLUMNS:
+        old, new = column.value(before), column.value(after)
+        if column.is_cost and (old is not None or new is not None):
+            change = ""
+            if old and new is not None:
+                change = "same" if new == old else page_number("{:+.1f} %", 100 * (new / old - 1))
+            costs.append((column.header, page_text(column, before), page_text(column, after), change))
+    return costs
 
 
-def _curves(group: Records, i: int) -> list[Markup]:
-    def words(what: str, form: str) -> str:
-        told = []
-        for content in group:
-            values = [point[what] for point in content["curve"] if point.get(what) is not None]
-            way = (
-                f"{form.format(values[0])} at first, {form.format(values[-1])} at last" if values else "never measured"
-            )
-            told.append(f"seed {content['seed']}: {way}")
-        return "; ".join(told)
+def _curves(records: Records, i: int) -> list[Markup]:
+    def describe(key: str, form: str) -> str:
+        texts = []
+        for record in records:
+            values = [point[key] for point in record["curve"] if point.get(key) is not None]
+            ends = f"first {form.format(values[0])}, last {form.format(values[-1])}" if values else "not measured"
+            texts.append(f"seed {record['seed']}: {ends}")
+        return "; ".join(texts)
 
-    images = page_plots.evaluated(group).capitalize()
-    top1 = f"{images} top-1 over the epochs, in percent. {words('test_top1', '{:.1f}')}."
-    loss = f"Loss over the epochs. {images}: {words('test_loss', '{:.2f}')}. Training: {words('train_loss', '{:.2f}')}."
-    return [page_plots.accuracy_curves(group, f"top1-{i}", top1), page_plots.loss_curves(group, f"loss-{i}", loss)]
+    images = page_plots.evaluation_images(records).capitalize()
+    top1 = f"{images} top-1 in percent over the epochs. {describe('test_top1', '{:.1f}')}."
+    evaluated, training = describe("test_loss", "{:.2f}"), describe("train_loss", "{:.2f}")
+    loss = f"Loss over the epochs. {images}: {evaluated}. Training: {training}."
+    return [page_plots.accuracy_curves(records, f"top1-{i}", top1), page_plots.loss_curves(records, f"loss-{i}", loss)]

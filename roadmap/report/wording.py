@@ -1,4 +1,4 @@
-"""The sentences of a report."""
+"""The notes and sentences of a report."""
 
 from __future__ import annotations
 
@@ -16,216 +16,234 @@ from roadmap.config.schedule import REFERENCE_EPOCHS
 from roadmap.records.record import COMPLETED
 from roadmap.report.columns import format_interval
 
+COMPARED_WITH = {
+    "leave_one_out": "the network with nothing left out",
+    "add_one_in": "the network with nothing added",
+    "recipe": "“nothing added” for added ingredients, and to “nothing left out” for ingredients left out",
+}
+SHAPLEY_NOTE = (
+    "Shapley value: mean gain of a step, in points of top-1, over sampled orders of all steps; each order is used"
+    " together with its reverse. The 95 % interval is for other orders and other seeds. A step that needs another step"
+    " has no effect before that step."
+)
+LEFT_OUT_NOTE = (
+    "Leaving out runs that did not learn biases the estimates upward. If networks are not better than predicting the"
+    " majority class, budget.allow_chance=true includes them."
+)
+
+
+def joined_values(records: Records, key: str) -> str:
+    """Return the values that the records have under `key`, each once, in one text."""
+    return ", ".join(sorted({record[key] for record in records}))
+
 
 def study_summary(study: Study) -> str:
-    """What was trained, on what."""
-    budgets = ", ".join(dict.fromkeys(_budget(content["config"]["budget"]) for content in study.records))
-    return f"{_all(study.records, 'data')}, base {_all(study.records, 'base')}, budget {budgets}"
+    """Return data, base and budget of the study."""
+    budgets = ", ".join(dict.fromkeys(_describe_budget(record["config"]["budget"]) for record in study.records))
+    return f"{joined_values(study.records, 'data')}, base {joined_values(study.records, 'base')}, budget {budgets}"
 
 
-def _budget(config: dict[str, Any]) -> str:
-    if config["epochs"] is None:
-        return str(config["name"])
-    of = "" if config["equal_epochs"] else f" of {REFERENCE_EPOCHS:g}"
-    return f"{config['name']} ({config['epochs']:g}{of} epochs)"
+def _describe_budget(budget: dict[str, Any]) -> str:
+    if budget["epochs"] is None:
+        return str(budget["name"])
+    if budget["equal_epochs"]:
+        return f"{budget['name']} ({budget['epochs']:g} epochs)"
+    return f"{budget['name']} ({REFERENCE_EPOCHS:g} epochs scaled to {budget['epochs']:g})"
 
 
 def notes(study: Study) -> list[str]:
-    """What a reader has to know of the numbers."""
-    records, table = study.records, study.table
-    seeds = sorted({content["seed"] for content in records})
-    runs = f"{len(records)} runs" + (f" ({study.unfinished} more not finished)" if study.unfinished else "")
-    lines = [f"Study {study.name}: {study_summary(study)}; {runs}, seeds {', '.join(map(str, seeds))}."]
-    held = sorted({content["config"]["data"]["holdout"] or 0 for content in records})
-    images = ", ".join(f"{count:,} held-out training images" if count else "the test set" for count in held)
+    """Return what a reader needs to know about the numbers. The first note says what was run."""
+    records = study.records
+    seeds = sorted({record["seed"] for record in records})
+    runs = f"{len(records)} run{'s' * (len(records) > 1)}"
+    runs += f" ({study.unfinished} more not finished)" if study.unfinished else ""
+    seed_list = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    lines = [f"Study {study.name}: {study_summary(study)}; {runs}, {seed_list}."]
+    holdouts = sorted({record["config"]["data"]["holdout"] or 0 for record in records})
+    images = ", ".join(f"{count:,} held-out training images" if count else "the test set" for count in holdouts)
     lines.append(
-        f"top-1 on {images} after the last epoch: mean ± standard deviation over seeds. GMACs: multiply-adds / 1e9"
-        " of convolutions and linear layers, one image. The paper's figures are ImageNet-1K's."
+        f"top-1: accuracy on {images} after the last epoch, mean ± standard deviation over seeds. GMACs: multiply-adds"
+        " / 1e9 of convolutions and linear layers for one image. The paper's numbers are for ImageNet-1K."
     )
-    if table["delta"].notna().any():
+    if study.table["delta"].notna().any():
         lines += _comparison_notes(study)
     lines += unchanged_lines(study)
-    places = sorted({f"{c['device']['name']}, {c['device']['precision']}" for c in records if c.get("device")})
-    if places:
-        lines.append(f"Trained on {'; '.join(places)}.")
-    tables = {(content["config"]["base"]["paper_table"], content["name"]) for content in records}
-    if any((10, name) in tables for _, name in published.SLIPS):
-        lines.append(published.SLIP_NOTE)
+    devices = sorted({f"{r['device']['name']}, {r['device']['precision']}" for r in records if r.get("device")})
+    if devices:
+        lines.append(f"Trained on {'; '.join(devices)}.")
+    rows = {(record["config"]["base"]["paper_table"], record["name"]) for record in records}
+    if any((10, step) in rows for _, step in published.MISPRINTS):
+        lines.append(published.MISPRINT_NOTE)
+    return lines
+
+
+def _comparison_notes(study: Study) -> list[str]:
+    other = COMPARED_WITH.get(study.manifest.design, "the row that it builds on")
+    lines = [
+        f"gain: difference of a row to {other}, in points of top-1, over the seeds that both have. The 95 % interval is"
+        " from a bootstrap over seeds and test images. p: exact paired permutation test over the seeds, with Holm's"
+        " correction over the study. The verdict is gain or loss if this p and the p of the bootstrap, with the same"
+        " correction, are both at most 0.05. The probability that a study has any false verdict is at most 5 %."
+    ]
+    pairs, smallest_p = study.table["n_pairs"].dropna(), study.table["smallest_p"].min()
+    if not pd.isna(smallest_p):
+        count = int(pairs.max())
+        lines.append(f"With {count} seeds, the smallest possible p is {smallest_p:.2g} before Holm's correction.")
+    few = f"fewer than {statistics.MIN_SEEDS} seeds"
+    if pairs.max() < statistics.MIN_SEEDS:
+        lines.append(f"All comparisons have {few}. They are descriptive: no difference is shown to be more than noise.")
+    elif pairs.min() < statistics.MIN_SEEDS:
+        lines.append(f"Some comparisons have {few}. They are descriptive and support no claim.")
+    if study.table["p"].notna().any() and study.table["p_images"].isna().all():
+        lines.append(
+            "The records do not contain the correctness of each test image. Without it, no difference is resolved."
+        )
     return lines
 
 
 def unchanged_lines(study: Study) -> list[str]:
-    """The changes for which this base, data or budget has no use."""
-    same = [row.label for row, other in zip(study.rows, study.against, strict=True) if _equal(study, row, other)]
-    told = f"Changes that change nothing here (each run ends with the loss of its pair): {'; '.join(same)}."
-    return [told] if same else []
+    """Return a note on the changes that have no effect with this base, data or budget; empty if there are none."""
+    labels = [row.label for row, other in zip(study.rows, study.against, strict=True) if _equal(study, row, other)]
+    note = f"Changes without effect (every run ends with the loss of the run it is compared with): {'; '.join(labels)}."
+    return [note] if labels else []
 
 
 def _equal(study: Study, row: Row, against: int | None) -> bool:
-    """Whether each run ends with the very loss of its pair."""
+    """Return whether every run of the row ends with exactly the loss of the other row's run with the same seed."""
     if against is None:
         return False
-    mine, theirs = ({c["seed"]: c["loss"] for c in each.done} for each in (row, study.rows[against]))
-    return bool(mine) and mine.items() <= theirs.items()
+    losses, other_losses = (
+        {record["seed"]: record["loss"] for record in each.completed} for each in (row, study.rows[against])
+    )
+    return bool(losses) and losses.items() <= other_losses.items()
 
 
 def failure_lines(study: Study) -> list[str]:
-    """What failed or diverged, and why."""
+    """Return a line with the reason for each run that failed or diverged."""
     lines = []
-    for content in study.records:
-        if content["status"] != COMPLETED:
-            reason = " ".join(str(content["error"]).split())  # one line, also in LaTeX's comments
-            lines.append(f"{content['name']} seed={content['seed']} {content['status']}: {reason}")
-    return lines
-
-
-COMPARED_WITH = {
-    "leave_one_out": "the network with nothing left out",
-    "add_one_in": "the network with nothing added",
-    "recipe": "“nothing added” for what is added, to “nothing left out” for what is left out",
-}
-
-
-def _comparison_notes(study: Study) -> list[str]:
-    whom = COMPARED_WITH.get(study.manifest.design, "the row before it on its path")
-    lines = [
-        f"gain: to {whom}, over the seeds that both have; its 95 % interval by bootstrap over seeds and test images"
-        " together. p: exact paired permutation test over the seeds, Holm-adjusted over the study. gain or loss where"
-        " that and the bootstrap, adjusted likewise, are at most 0.05: of twenty studies at most one has a false one."
-    ]
-    pairs = study.table["n_pairs"].dropna()
-    least = study.table["smallest_p"].min()
-    if not pd.isna(least):
-        lines.append(f"With {int(pairs.max())} seeds the smallest p is {least:.2g} before Holm's adjustment.")
-    few = f"Fewer than {statistics.FEWEST} seeds: descriptive"
-    if pairs.max() < statistics.FEWEST:
-        lines.append(f"{few}; no difference here is shown to be more than noise.")
-    elif pairs.min() < statistics.FEWEST:
-        lines.append(f"{few}, and no claim: so some rows.")
-    if study.table["p"].notna().any() and study.table["p_images"].isna().all():
-        lines.append("The correctness of single test images is not at hand; without it no difference is resolved.")
+    for record in study.records:
+        if record["status"] != COMPLETED:
+            reason = " ".join(str(record["error"]).split())  # one line, also in LaTeX's comments
+            lines.append(f"{record['name']} seed={record['seed']} {record['status']}: {reason}")
     return lines
 
 
 def comparison_sentences(study: Study) -> list[str]:
-    """What each comparison says, a sentence each."""
+    """Return a sentence for each comparison."""
     lines = []
     for row, other, comparison in zip(study.rows, study.against, study.comparisons, strict=True):
         if comparison is not None and other is not None and comparison.n:
-            lines.append(f"{row.label}, against {study.rows[other].label}: {verdict_sentence(comparison)}")
+            lines.append(f"{row.label}, compared with {study.rows[other].label}: {verdict_sentence(comparison)}")
     return lines
 
 
+def verdict_sentence(comparison: Comparison) -> str:
+    """Return difference, interval, p and verdict of a comparison, and how many seeds would resolve the difference."""
+    seeds = f"{comparison.n} seed{'s' * (comparison.n > 1)}"
+    text = f"{comparison.delta:+.2f} points ({seeds}"
+    if not math.isnan(comparison.low):
+        interval = format_interval(comparison.low, comparison.high)
+        text += f", 95 % interval {interval}, p = {comparison.p_holm:.2g}"
+    text += f"): {comparison.verdict}."
+    if comparison.verdict not in (GAIN, LOSS):
+        if comparison.p_holm <= statistics.LEVEL < comparison.p_images_holm:
+            text += f" The choice of test images may explain the difference (p = {comparison.p_images_holm:.2g})."
+        if comparison.delta == 0:
+            text += " There is no difference."
+        elif math.isinf(comparison.seeds_needed):
+            text += (
+                " More seeds alone would not resolve a difference of this size: it needs more test images, or it is too"
+                " small to detect."
+            )
+        elif not math.isnan(comparison.seeds_needed):
+            text += f" About {comparison.seeds_needed:.0f} seeds would resolve a difference of this size."
+    return text
+
+
 def setting_sentences(study: Study) -> list[str]:
-    """Of a study of several settings, as two sizes: do the first one's conclusions hold at the others?"""
+    """Return for each further setting of a study whether the gains of the first setting hold there."""
     first, *others = dict.fromkeys(row.setting for row in study.rows)
     lines = []
     for setting in others:
         table = compare_gains(study_gains(study, first), study_gains(study, setting))
         if len(table):
-            lines.append(comparison_sentence(table, first or "The plain setting", setting or "the plain setting"))
+            lines.append(comparison_sentence(table, first or "Default setting", setting or "the default setting"))
     return lines
-
-
-def verdict_sentence(found: Comparison) -> str:
-    seeds = f"{found.n} seed{'s' * (found.n > 1)}"
-    text = f"{found.delta:+.2f} points ({seeds}"
-    if not math.isnan(found.low):
-        text += f", 95 % interval {format_interval(found.low, found.high)}, p = {found.p_holm:.2g}"
-    text += f"): {found.verdict}."
-    if found.verdict not in (statistics.GAIN, statistics.LOSS):
-        if found.p_holm <= statistics.LEVEL < found.p_images_holm:
-            text += f" The choice of test images may explain it (p = {found.p_images_holm:.2g})."
-        if found.delta == 0:
-            text += " No difference."
-        elif math.isinf(found.seeds_needed):
-            text += " More seeds alone would not resolve it: it takes more test images, or is too small to tell."
-        elif not math.isnan(found.seeds_needed):
-            text += f" About {found.seeds_needed:.0f} seeds would resolve a difference of this size."
-    return text
 
 
 def agreement_sentences(study: Study) -> list[str]:
-    """For each setting that holds a stretch of the road of Table 10 or 11."""
+    """Return the agreement with the paper, for each setting that has at least three gains of Table 10 or 11."""
     lines = []
     for setting in dict.fromkeys(row.setting for row in study.rows):
-        table, found = study_agreement(study, setting)
-        if found is None:
+        table, result = study_agreement(study, setting)
+        if result is None:
             continue
-        text = f"With the paper's Table {table}{f' ({setting})' if setting else ''}: "
-        if found.steps:
-            text += f"of the {found.steps} steps that it resolves itself, {found.same_sign} have its sign here"
-            text += f"{_percent(found.sign_low, found.sign_high)}; "
-        text += f"Kendall's tau of the gains of all {found.all_steps} is {found.tau:.2f}"
-        if not math.isnan(found.tau_low):
-            text += f" ({found.tau_low:.2f} to {found.tau_high:.2f})"
-        text += f", as far from zero as orders by chance with p = {found.tau_p:.2g}"
-        lines.append(text + ". Intervals: 95 %, over seeds.")
-        if table is not None and (by_step := _with_paper(study, setting, table)):
-            lines.append(by_step)
+        text = f"Agreement with the paper's Table {table}{f' ({setting})' if setting else ''}: "
+        if result.steps:
+            text += f"of the {result.steps} steps that the paper's own numbers resolve, {result.same_sign} have the"
+            text += f" same sign here{_interval_note(f'{result.sign_low:.0%}', f'{result.sign_high:.0%}')}. "
+        text += f"Kendall's tau between the {result.all_steps} gains here and in the paper is {result.tau:.2f}"
+        text += f"{_interval_note(f'{result.tau_low:.2f}', f'{result.tau_high:.2f}')}. A random order of the steps has"
+        text += f" a tau at least as far from zero with p = {result.tau_p:.2g}."
+        if not math.isnan(result.tau_low):
+            text += " The intervals are over seeds."
+        lines.append(text)
+        if table is not None and (sentence := _steps_resolved_by_paper(study, setting, table)):
+            lines.append(sentence)
     return lines
 
 
-def _with_paper(study: Study, setting: str, table: int) -> str:
-    """Which of the paper's resolved steps are resolved here, and with which sign; empty with too few seeds."""
-    found: dict[str, list[str]] = {"the same sign": [], "the other sign": [], "": []}
-    resolved, printed, before = resolved_by_paper(table), published.gains(table), published.before(table)
+def _interval_note(low: str, high: str) -> str:
+    return "" if "nan" in low else f" (95 % interval {low} to {high})"
+
+
+def _steps_resolved_by_paper(study: Study, setting: str, table: int) -> str:
+    """Return which of the paper's resolved steps are resolved here, and with which sign; empty with too few seeds."""
+    same_sign, opposite_sign, not_resolved = "the same sign", "the opposite sign", ""
+    labels: dict[str, list[str]] = {same_sign: [], opposite_sign: [], not_resolved: []}
+    resolved, printed = resolved_by_paper(table), published.published_gains(table)
+    previous = published.previous_steps(table)
     for row, other, comparison in zip(study.rows, study.against, study.comparisons, strict=True):
         if row.setting != setting or row.name not in resolved or other is None or comparison is None:
             continue
-        if study.rows[other].name == before[row.name] and comparison.verdict in (GAIN, LOSS, NOT_RESOLVED):
+        if study.rows[other].name == previous[row.name] and comparison.verdict in (GAIN, LOSS, NOT_RESOLVED):
             sign = {GAIN: 1, LOSS: -1}.get(comparison.verdict, 0) * printed[row.name]
-            found["the same sign" if sign > 0 else "the other sign" if sign < 0 else ""].append(row.label)
-    parts = [f"resolved here with {how}: {', '.join(labels)}" for how, labels in found.items() if how and labels]
-    parts += [f"not resolved here: {', '.join(found[''])}"] if found[""] else []
-    return f"Of the paper's resolved steps, {'; '.join(parts)}." if parts else ""
-
-
-def _percent(low: float, high: float) -> str:
-    return "" if math.isnan(low) else f" (interval {low:.0%} to {high:.0%})"
+            labels[same_sign if sign > 0 else opposite_sign if sign < 0 else not_resolved].append(row.label)
+    parts = [
+        f"resolved here with {group}: {', '.join(names)}" if group else f"not resolved here: {', '.join(names)}"
+        for group, names in labels.items()
+        if names
+    ]
+    return f"Steps that the paper's own numbers resolve: {'; '.join(parts)}." if parts else ""
 
 
 def study_agreement(study: Study, setting: str = "") -> tuple[int | None, Agreement | None]:
-    """The number of the paper's table, and the agreement of the road's gains with it; None where the study is no road,
-    or holds less than three of its gains."""
-    rows = {row.name: row for row in study.rows if row.setting == setting and row.done}
+    """Return the number of the paper's table and the agreement of the study's gains with it.
+
+    The agreement is None if the study has a design, no table of the paper, or fewer than three of its gains.
+    """
+    rows = {row.name: row for row in study.rows if row.setting == setting and row.completed}
     if study.manifest.design != "grid" or not rows:
         return None, None
     table = next(iter(rows.values())).records[0]["config"]["base"]["paper_table"]
     if table is None:
         return None, None
-    path = {name: statistics.as_array(rows[name].top1) for name in published.path(table) if name in rows}
-    return table, agreement(path, table)
+    steps = published.adopted_steps(table)
+    return table, agreement({name: statistics.as_array(rows[name].top1) for name in steps if name in rows}, table)
 
 
-def _all(records: Records, key: str) -> str:
-    return ", ".join(sorted({content[key] for content in records}))
-
-
-SHAPLEY_NOTE = (
-    "worth: the Shapley value, a step's mean gain over sampled orders of all steps, each order with its opposite; its"
-    " 95 % interval is for other orders and other seeds. A step that needs another has no effect before it is there."
-)
-
-
-def shapley_sentences(study: Study, worth: pd.DataFrame) -> list[str]:
-    """What the Shapley values are, and what had to be left out of them."""
-    orders = len(study.manifest.layout.orders)
-    lines = [SHAPLEY_NOTE] if len(worth) else []
-    for setting in dict.fromkeys(row.setting for row in study.rows) if orders else ():
-        records = [content for row in study.rows if row.setting == setting for content in row.records]
-        seeds = len({content["seed"] for content in records})
-        found = worth[worth["setting"] == setting]
-        used = (int(found["n_orders"].max()), int(found["n_seeds"].max())) if len(found) else (0, 0)
-        if used != (orders, seeds):
-            which = f" ({setting})" if setting else ""
-            text = f"Counted{which} are {used[0]} of {orders} orders and {used[1]} of {seeds} seeds, those of which"
-            lost = any(content["status"] != COMPLETED for content in records)
-            lines.append(f"{text} every network is completed.{LEFT_OUT_NOTE if lost else ''}")
+def shapley_sentences(study: Study, values: pd.DataFrame) -> list[str]:
+    """Return what the Shapley values are, and which orders and seeds had to be left out."""
+    num_orders = len(study.manifest.layout.orders)
+    lines = [SHAPLEY_NOTE] if len(values) else []
+    for setting in dict.fromkeys(row.setting for row in study.rows) if num_orders else ():
+        records = [record for row in study.rows if row.setting == setting for record in row.records]
+        num_seeds = len({record["seed"] for record in records})
+        own = values[values["setting"] == setting]
+        used = (int(own["n_orders"].max()), int(own["n_seeds"].max())) if len(own) else (0, 0)
+        if used != (num_orders, num_seeds):
+            text = f"Used{f' ({setting})' if setting else ''}: {used[0]} of {num_orders} orders and {used[1]} of"
+            text += f" {num_seeds} seeds, those for which every network is completed."
+            lost = any(record["status"] != COMPLETED for record in records)
+            lines.append(f"{text} {LEFT_OUT_NOTE}" if lost else text)
     return lines
-
-
-LEFT_OUT_NOTE = (
-    " Leaving out what did not learn flatters the rest: where networks are no better than chance,"
-    " budget.allow_chance=true counts them as they are."
-)

@@ -1,9 +1,6 @@
-"""The report of a study: tables, picture and page, from what its runs left behind. Needs neither Hydra nor torch.
+"""The report of a study: tables, figure and page, from the records of its runs. Imports neither Hydra nor torch.
 
-    python -m roadmap.report experiments/STUDY [--to reports/STUDY]
-    python -m roadmap.report experiments/A experiments/B     # do their conclusions agree?
-
-What the paper says stands in columns of its own.
+The paper's numbers are in columns of their own.
 """
 
 from __future__ import annotations
@@ -12,49 +9,61 @@ from pathlib import Path
 
 from roadmap.analysis.shapley import shapley_values
 from roadmap.analysis.table import read_study, write_csv
-from roadmap.report.columns import readable_shapley, readable_table
+from roadmap.report.columns import SHAPLEY, readable_table
 from roadmap.report.formats import latex, markdown
+from roadmap.report.sections import StructureOf
 from roadmap.report.wording import (
     SHAPLEY_NOTE,
-    _all,
     agreement_sentences,
     comparison_sentences,
     failure_lines,
+    joined_values,
     notes,
     setting_sentences,
     shapley_sentences,
 )
 
 
-def write_report(folder: Path, to: Path) -> str:
-    """Write the report of the study in `folder` to the folder `to`; the table and the paths, as text.
+def write_report(folder: Path, to: Path, structure_of: StructureOf | None = None) -> str:
+    """Write the report of the study in `folder` to the folder `to`; return the tables, the notes and the paths as text.
 
-    Raises FileNotFoundError where the study has no records.
+    `structure_of` returns the structure of a network from the fields in a record's `config["network"]`, or None for a
+    reference network; `roadmap.models.inspection.structure_of_config` does. The page draws the networks with it.
+    Without it, the page has no diagrams.
+
+    Raises FileNotFoundError if the study has no records.
     """
     from roadmap.report import figures, page
 
     study = read_study(folder)
-    worth = shapley_values(study)
-    shown, bad = readable_table(study.table), failure_lines(study)
-    said = [*shapley_sentences(study, worth), *notes(study), *setting_sentences(study), *agreement_sentences(study)]
+    values = shapley_values(study)
+    table, failures = readable_table(study.table), failure_lines(study)
+    summary, *others = notes(study)
+    lines = [
+        summary,
+        *shapley_sentences(study, values),
+        *others,
+        *setting_sentences(study),
+        *agreement_sentences(study),
+    ]
+    title = f"{joined_values(study.records, 'data')} · base {joined_values(study.records, 'base')} · {study.name}"
     to.mkdir(parents=True, exist_ok=True)
-    written = [to / f"roadmap.{kind}" for kind in ("csv", "md", "tex", "png", "svg")]
-    written.append(to / "index.html")
-    write_csv(study.table, written[0])
-    texts = [markdown(shown, [*said, *bad, *comparison_sentences(study)])]
-    title = f"{_all(study.records, 'data')} · base {_all(study.records, 'base')} · {study.name}"
-    if len(worth):
+    csv, md, tex, *images = (to / f"roadmap.{kind}" for kind in ("csv", "md", "tex", "png", "svg"))
+    written = [csv, md, tex, *images, to / "index.html"]
+    write_csv(study.table, csv)
+    tables = [table]
+    markdown_parts = [markdown(table, [*lines, *failures, *comparison_sentences(study)])]
+    if len(values):
         written.append(to / "attribution.csv")
-        write_csv(worth, written[-1])
-        shown_worth = readable_shapley(worth)
-        texts.insert(0, markdown(shown_worth, [SHAPLEY_NOTE]))
-        figures.draw_shapley(worth, title, written[3:5])
+        write_csv(values, written[-1])
+        tables.insert(0, readable_table(values, SHAPLEY))
+        markdown_parts.insert(0, markdown(tables[0], [SHAPLEY_NOTE]))
+        figures.draw_shapley(values, title, images)
     else:
-        figures.draw_study(study, title, written[3:5])
-    written[1].write_text("\n".join(texts), encoding="utf-8")
-    written[2].write_text(latex(shown, [*said, *bad]), encoding="utf-8")
-    page.write_page(written[5], title, study, worth, said)
+        figures.draw_study(study, title, images)
+    md.write_text("\n".join(markdown_parts), encoding="utf-8")
+    tex.write_text(latex(table, [*lines, *failures]), encoding="utf-8")
+    page.write_page(to / "index.html", title, study, values, lines, structure_of)
+    parts = [*(shown.to_string(index=False) for shown in tables), "\n".join([*lines, *failures])]
     paths = "\n".join(f"  {path}" for path in written)
-    tables = ([shown_worth.to_string(index=False)] if len(worth) else []) + [shown.to_string(index=False)]
-    text = "\n\n".join(tables) + "\n\n" + "\n".join([*said, *bad])
-    return f"\n{text}\n\nreport:\n{paths}"
+    return "\n" + "\n\n".join(parts) + f"\n\nreport:\n{paths}"

@@ -1,7 +1,7 @@
-"""One run on several processes, as torchrun starts them: who does which part of a batch, and how they agree.
+"""Communication between the processes of one run, as torchrun starts them.
 
-N processes with one global batch compute what one process does, up to the order of sums. Outside of torchrun there is
-one process, and everything here is free.
+N processes with one global batch compute the same as one process, except for the order of sums. Without torchrun there
+is one process, and every function here returns at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from roadmap.config.schema import Device
+from roadmap.config.choices import Device
 from roadmap.config.validation import require
 from roadmap.runtime.world import World, current_world
 
@@ -26,76 +26,88 @@ TIMEOUT = datetime.timedelta(minutes=30)  # for the slowest process to load its 
 
 
 @contextmanager
-def process_group(key: str, device: Device) -> Iterator[World]:
-    """The processes of `world()` as one group while inside; `key` sets the group apart from others of this torchrun."""
-    here = current_world()
-    if here.size == 1:
-        yield here
+def process_group(name: str, device: Device) -> Iterator[World]:
+    """Initialize a group of all processes of `current_world()`, yield that world, and destroy the group at the end.
+
+    `name` separates the group from other groups of the same torchrun: all processes of one attempt at a run pass the
+    same name, and no other attempt uses it. Raises SpecError if there are more processes than GPUs on this machine.
+    """
+    world = current_world()
+    if world.size == 1:
+        yield world
         return
-    on_gpu = device is not Device.cpu and torch.cuda.is_available()
-    if on_gpu:
-        count = torch.cuda.device_count()
-        what = f"this machine has {count} GPUs; start no more processes on it"
-        require(here.local_rank < count, "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE"), what)
-        torch.cuda.set_device(here.local_rank)
+    use_gpu = device is not Device.cpu and torch.cuda.is_available()
+    if use_gpu:
+        num_gpus = torch.cuda.device_count()
+        message = f"this machine has {num_gpus} GPUs; start at most {num_gpus} processes on it"
+        require(world.local_rank < num_gpus, "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE"), message)
+        torch.cuda.set_device(world.local_rank)
     dist.init_process_group(
-        "nccl" if on_gpu else "gloo",
-        store=dist.PrefixStore(f"{key} {os.environ.get('ROADMAP_GROUP')}", _store(here)),
-        rank=here.rank,
-        world_size=here.size,
+        "nccl" if use_gpu else "gloo",
+        store=dist.PrefixStore(name, _store(world)),
+        rank=world.rank,
+        world_size=world.size,
         timeout=TIMEOUT,
     )
     try:
-        yield here
+        yield world
     finally:
         dist.destroy_process_group()
 
 
 def broadcast_before_group(key: str, value: str) -> str:
-    """The leading process's `value`, in all of them, before there is a group: through torchrun's store."""
-    here = current_world()
-    if here.size == 1:
+    """Return rank zero's `value` in every process. Uses torchrun's store and needs no process group; each `key` can be
+    used once."""
+    world = current_world()
+    if world.size == 1:
         return value
-    store = _store(here)
-    if here.leads:
+    store = _store(world)
+    if world.is_rank_zero:
         store.set(key, value)
     return store.get(key).decode()
 
 
 @cache
-def _store(here: World) -> dist.Store:
-    """The store that torchrun's own agent serves, or the leading process's; what an earlier start of the same torchrun
-    left there is left alone."""
-    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+def _store(world: World) -> dist.Store:
+    """Return the store that torchrun's agent serves, or else rank zero. Keys start with the restart count, so that keys
+    of an earlier start of the same torchrun are not read."""
+    agent_serves = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(host, port, here.size, is_master=here.leads and not served, timeout=TIMEOUT)
+    store = dist.TCPStore(host, port, world.size, is_master=world.is_rank_zero and not agent_serves, timeout=TIMEOUT)
     return dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", store)
 
 
-def publish_failure(reason: str) -> None:
-    """Leave word for the leading process of why this one fails."""
-    here = current_world()
-    if here.size > 1:
-        _store(here).set(f"failed {os.environ.get('ROADMAP_GROUP')}", f"process {here.rank}: {reason}")
+def publish_failure(name: str, reason: str) -> None:
+    """Tell rank zero why this process fails; `name` is that of the process group."""
+    world = current_world()
+    if world.size > 1:
+        _store(world).set(_failure_key(name), f"process {world.rank}: {reason}")
 
 
-def published_failure() -> str | None:
-    """What another process said of its failure, of which this one only saw that it was gone."""
-    here = current_world()
-    key = f"failed {os.environ.get('ROADMAP_GROUP')}"
-    for _ in range(30 if here.size > 1 else 0):
-        if _store(here).check([key]):
-            return _store(here).get(key).decode()
+def published_failure(name: str) -> str | None:
+    """Return the reason that another process of the group published, or None if there is none after 3 seconds.
+
+    Rank zero calls this after a failed collective operation, which only shows that another process has ended.
+    """
+    world = current_world()
+    for _ in range(30 if world.size > 1 else 0):
+        if _store(world).check([_failure_key(name)]):
+            return _store(world).get(_failure_key(name)).decode()
         time.sleep(0.1)
     return None
 
 
+def _failure_key(name: str) -> str:
+    return f"failed {name}"
+
+
 def world_size() -> int:
+    """Return the number of processes in the current group; 1 outside of a group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def all_reduce_max(*numbers: float) -> list[float]:
-    """Of each number the largest that any process has."""
+    """Return the maximum over all processes of each number, in every process."""
     if world_size() == 1:
         return list(numbers)
     tensor = torch.tensor(numbers, dtype=torch.float64, device=_collective_device())
@@ -104,31 +116,31 @@ def all_reduce_max(*numbers: float) -> list[float]:
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """The sum over all processes, in each of them."""
+    """Return the sum of `tensor` over all processes, in every process. May change `tensor` in place."""
     if world_size() > 1:
         tensor = tensor.to(_collective_device())
         dist.all_reduce(tensor)
     return tensor
 
 
-def all_gather(thing: Any) -> list[Any]:
-    """Every process's `thing`, in each of them, in the order of ranks."""
+def all_gather(value: Any) -> list[Any]:
+    """Return the values of all processes, ordered by rank, in every process. Values must be picklable."""
     if world_size() == 1:
-        return [thing]
-    found: list[Any] = [None] * world_size()
-    dist.all_gather_object(found, thing)
-    return found
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
-def broadcast(thing: Any) -> Any:
-    """The leading process's `thing`, in each of them."""
+def broadcast(value: Any) -> Any:
+    """Return rank zero's `value` in every process. It must be picklable."""
     if world_size() == 1:
-        return thing
-    box = [thing]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def _collective_device() -> torch.device:
-    on_gpu = dist.get_backend() == "nccl"
-    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+    use_gpu = dist.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if use_gpu else torch.device("cpu")

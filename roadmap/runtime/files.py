@@ -10,7 +10,11 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes, before_replacing: Callable[[], None] = lambda: None) -> None:
-    """Write a whole file or none, and have it on the disk. Raises OSError; what was there then stays."""
+    """Write `content` to `path` so that a reader sees either the old file or the complete new one.
+
+    The content is on the disk (fsync) before the file gets its name; `before_replacing` is called between the two.
+    Raises OSError; then the old file stays.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -27,7 +31,7 @@ def write_atomically(path: Path, content: bytes, before_replacing: Callable[[], 
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the new name on the disk too, where folders can be synchronized."""
+    """Write the folder's entries to the disk too. Windows cannot do this."""
     if sys.platform != "win32":
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""One process at a time in a run's folder: two studies that share it train nothing twice."""
+"""File locks: one process at a time in a run's folder, so that two sweeps that share a folder train no run twice."""
 
 from __future__ import annotations
 
@@ -9,32 +9,35 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows: there one study at a time has to do
+except ImportError:  # Windows: no locks, so only one sweep at a time may use a folder
     fcntl = None  # type: ignore[assignment]
+
+LOCK_NAME = ".lock"
 
 
 class LockedError(Exception):
-    """Another process holds the folder."""
+    """Another process has locked the folder."""
 
 
 @contextmanager
 def hold(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Hold `folder` (made if absent) while inside; the system lets go when the process dies, however it dies.
+    """Lock `folder` inside the context and create it if it does not exist.
 
-    Raises Busy where another process holds it, unless `wait`. It is flock(2): over a network file system it holds on
-    NFS from Linux 2.6.12 on, and on Lustre mounted with `-o flock`.
+    The operating system releases the lock when the process ends, also when it is killed. Raises LockedError if another
+    process holds the lock, unless `wait`. The lock is flock(2): on network file systems it works on NFS since
+    Linux 2.6.12, and on Lustre mounted with `-o flock`.
     """
-    handle = _locked(folder, wait)
-    _open.add(handle)
+    handle = _lock(folder, wait)
+    _open_handles.add(handle)
     try:
         yield
     finally:
-        _open.discard(handle)
+        _open_handles.discard(handle)
         os.close(handle)
 
 
-def _locked(folder: Path, wait: bool) -> int:
-    path = folder / ".lock"
+def _lock(folder: Path, wait: bool) -> int:
+    path = folder / LOCK_NAME
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -45,38 +48,40 @@ def _locked(folder: Path, wait: bool) -> int:
                 return handle
         except BlockingIOError as error:
             os.close(handle)
-            raise LockedError(f"{folder}: another process is at work there") from error
-        os.close(handle)  # who held it took the folder away (`remove_empty`)
+            raise LockedError(f"{folder}: locked by another process; wait until it has ended") from error
+        os.close(handle)  # the process that held the lock has removed the folder (`remove_empty`): try again
 
 
 def remove_empty(folder: Path) -> None:
-    """Take a held folder away, and the folders above, where nothing but the lock is in them."""
-    if [path.name for path in folder.iterdir()] == [".lock"]:
-        (folder / ".lock").unlink()
-        with suppress(OSError):  # another process has put something there
+    """Remove a locked folder that contains only the lock file, and its two parent folders if they are empty then."""
+    if [path.name for path in folder.iterdir()] == [LOCK_NAME]:
+        (folder / LOCK_NAME).unlink()
+        with suppress(OSError):  # another process has written something there
             folder.rmdir()
             folder.parent.rmdir()
             folder.parent.parent.rmdir()
 
 
-def _release_in_child() -> None:
-    """A loader's worker that outlives a killed run for some seconds must not keep the run's folder locked."""
-    for handle in _open:
-        os.close(handle)
-    _open.clear()
-
-
-_open: set[int] = set()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_release_in_child)
-
-
 def is_held(folder: Path) -> bool:
-    """Whether another process holds `folder` now."""
-    if not (folder / ".lock").exists():
+    """Return whether another process holds the lock of `folder` now."""
+    if not (folder / LOCK_NAME).exists():
         return False
     try:
         with hold(folder):
             return False
     except LockedError:
         return True
+
+
+_open_handles: set[int] = set()
+
+
+def _release_in_child() -> None:
+    """Close inherited handles: a loader worker can outlive a killed run by some seconds and would keep the lock."""
+    for handle in _open_handles:
+        os.close(handle)
+    _open_handles.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_release_in_child)

@@ -1,51 +1,42 @@
-"""How far a run is: a live line on a terminal, plain lines now and then in a file."""
+"""Progress of a run: a live line on a terminal, a plain line every 10 seconds elsewhere."""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from contextlib import suppress
 from types import TracebackType
-from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-LEADS, TEAM = os.environ.get("RANK", "0") == "0", "WORLD_SIZE" in os.environ  # as torchrun says
-LINE_SECONDS = 10.0  # between two plain lines of a run
-console: TextIO | None = None  # of a run in a process of its own, whose standard output is its log
+from roadmap.runtime.logs import logger
 
-
-def say(text: str) -> None:
-    """One line on standard output, at once also in a pipe; of several processes of one run the first speaks."""
-    if LEADS:
-        for file in (sys.stdout, console):
-            with suppress(OSError):  # a full disk, or a reader that has gone, is no reason to end a run
-                if file is not None:
-                    print(text, file=file, flush=True)
+LINE_INTERVAL_SECONDS = 10.0
 
 
 def format_duration(seconds: float) -> str:
+    """Format as `M:SS`, or `H:MM:SS` from one hour on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class RunProgress:
-    """Epochs and steps of one run: what is left, the loss, training images/s."""
+    """Epoch, loss, training images/s, top-1 and remaining time of one run."""
 
-    def __init__(self, epochs: int, steps_per_epoch: int, batch_size: int, title: str = "", first: int = 0) -> None:
+    def __init__(self, epochs: int, iterations_per_epoch: int, title: str = "", first: int = 0) -> None:
+        """`title` is the start of each line (runs with a title never show a live line, as several may run at once);
+        `first` is the number of iterations that were done before a resume."""
         self.title = title
-        self.epochs, self.steps, self.batch_size = epochs, steps_per_epoch, batch_size
+        self.epochs, self.iterations_per_epoch = epochs, iterations_per_epoch
         self.started = self.last_line = time.perf_counter()
-        self.first = first  # the steps that were done before: a resumed run's
-        self.test: float | None = None  # top-1 of the last evaluation, percent
+        self.first = first
+        self.top1: float | None = None  # of the last evaluation, percent
         self.live: Progress | None = None
-        if sys.stdout.isatty() and not title and console is None:  # several runs at once write lines
+        if sys.stdout.isatty() and not title:
             columns = (TextColumn("  {task.description}"), BarColumn(), TimeRemainingColumn())
             self.live = Progress(*columns, console=Console(file=sys.stdout), transient=True)
-            self.task = self.live.add_task("", total=epochs * steps_per_epoch)
+            self.task = self.live.add_task("", total=epochs * iterations_per_epoch)
 
     def __enter__(self) -> RunProgress:
         if self.live is not None:
@@ -56,16 +47,17 @@ class RunProgress:
         if self.live is not None:
             self.live.stop()
 
-    def step(self, epoch: int, step: int, loss: float, images_per_second: float | None) -> None:
-        """Step `step` (from 1) of epoch `epoch` (from 0) is done; the rate is that of the whole training so far."""
-        done, total = epoch * self.steps + step, self.epochs * self.steps
+    def update(self, epoch: int, iteration: int, loss: float, images_per_second: float | None) -> None:
+        """Show that `iteration` iterations of epoch `epoch` (from 0) are done; `loss` is the mean of this epoch so far,
+        `images_per_second` that of the whole training so far."""
+        done, total = epoch * self.iterations_per_epoch + iteration, self.epochs * self.iterations_per_epoch
         text = f"epoch {epoch + 1}/{self.epochs} · loss {loss:.3f} · {images_per_second or 0:,.0f} images/s"
-        if self.test is not None:
-            text += f" · top-1 {self.test:.1f} %"
+        if self.top1 is not None:
+            text += f" · top-1 {self.top1:.1f} %"
         now = time.perf_counter()
         if self.live is not None:
             self.live.update(self.task, completed=done, description=text)
-        elif now - self.last_line > LINE_SECONDS:
+        elif now - self.last_line > LINE_INTERVAL_SECONDS:
             self.last_line = now
             left = (now - self.started) / (done - self.first) * (total - done)
-            say(f"{self.title or ' '} {text} · {format_duration(left)} left")
+            logger.info(f"{self.title or ' '} {text} · {format_duration(left)} left")

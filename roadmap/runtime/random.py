@@ -1,6 +1,7 @@
-"""Randomness is addressed, not streamed: every draw is a function of (seed, what for, epoch, step or image).
+"""Random numbers as a function of (seed, purpose, epoch, iteration or image).
 
-Nothing depends on what was drawn before, so that a run can be repeated, and resumed, from any step on.
+No draw depends on earlier draws, so that a run can be repeated, and resumed at any iteration, without saving the state
+of a generator.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 
 def derive(seed: int, *address: int | str) -> int:
-    """A 63-bit seed for one address, as `derive(seed, "step", epoch, step)`."""
+    """Return a 63-bit seed for one address, for example `derive(seed, "image", epoch, index)`."""
     digest = hashlib.blake2b(repr((seed, *address)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
@@ -23,7 +24,7 @@ def derive(seed: int, *address: int | str) -> int:
 def seed_all(seed: int) -> None:
     """Seed the generators of Python, NumPy and PyTorch on every device in use: timm's transforms draw from all three.
 
-    Not by `torch.manual_seed`, which formats a stack trace for each device that is not in use: 0.5 ms, per image.
+    Does not use `torch.manual_seed`, which formats a stack trace for each device that is not in use: 0.5 ms per image.
     """
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
@@ -35,27 +36,27 @@ def seed_all(seed: int) -> None:
 
 
 def uniform(seed: int, index: Tensor, *address: int | str, count: int) -> Tensor:
-    """`count` numbers in [0, 1) for each of `index` (N,) int64: float32 (N, count) on the device of `index`.
+    """Return `count` numbers in [0, 1) for each element of `index` (N,) int64: float32 (N, count) on its device.
 
-    A row depends on the seed, the address and its own index alone, not on the rest of the batch: the same draws however
-    a batch is split over processes. (SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators",
-    OOPSLA 2014; 24 bits of it.)
+    A row depends only on the seed, the address and its own index, not on the rest of the batch: the draws are the same
+    however a batch is split over processes. The method is SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom
+    number generators", OOPSLA 2014), of which 24 bits are used.
     """
     stream = _mix(index * _GOLDEN + derive(seed, *address))
     counter = torch.arange(1, count + 1, device=index.device) * _GOLDEN
-    bits = _shift(_mix(stream[:, None] + counter), 40)
+    bits = _logical_shift_right(_mix(stream[:, None] + counter), 40)
     return bits.to(torch.float32) / 2**24
 
 
-_GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # int64 arithmetic wraps around, as SplitMix64 wants
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # as int64, whose arithmetic wraps around as SplitMix64 requires
 
 
 def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift(x, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
-    x = (x ^ _shift(x, 27)) * (0x94D049BB133111EB - 2**64)
-    return x ^ _shift(x, 31)
+    x = (x ^ _logical_shift_right(x, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
+    x = (x ^ _logical_shift_right(x, 27)) * (0x94D049BB133111EB - 2**64)
+    return x ^ _logical_shift_right(x, 31)
 
 
-def _shift(x: Tensor, bits: int) -> Tensor:
-    """To the right, without the sign."""
+def _logical_shift_right(x: Tensor, bits: int) -> Tensor:
+    """Shift right and fill with zeros instead of the sign bit."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)

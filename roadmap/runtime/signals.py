@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it writes a checkpoint and ends with an exit code of its own."""
+"""Signals that ask a run to stop: the run writes a checkpoint and exits with `EXIT_STOPPED`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-EXIT_STOPPED = 75  # exit code, EX_TEMPFAIL of sysexits.h: try again, the same command goes on
+EXIT_STOPPED = 75  # exit code: EX_TEMPFAIL of sysexits.h; the same command resumes
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 
 
 class Stopped(BaseException):
-    """The run was asked to stop and has left a checkpoint. No Exception: nothing on the way takes it for a failure."""
+    """A signal stopped the run; it has written a checkpoint if training had begun. Not an Exception, so that no
+    `except Exception` treats it as a failure."""
 
 
 class StopRequest:
-    """Whether somebody asked to stop, and how."""
+    """Whether a signal has asked to stop (its truth value), and which one (`reason`, the signal's name)."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
@@ -27,32 +28,34 @@ class StopRequest:
 
 
 def raise_on_signal() -> None:
-    """Outside of `listening`, where there is nothing to save, let the signals raise Stopped where they arrive."""
+    """Let the stop signals raise `Stopped` at once, for the time outside of `deferred_signals`: then there is nothing
+    to save."""
 
-    def end(number: int, _frame: FrameType | None) -> None:
+    def handler(number: int, _frame: FrameType | None) -> None:
         raise Stopped(f"stopped by {signal.Signals(number).name}")
 
     for number in STOP_SIGNALS:
-        signal.signal(number, end)
+        signal.signal(number, handler)
 
 
 @contextmanager
 def deferred_signals() -> Iterator[StopRequest]:
-    """While inside, SIGTERM, SIGINT and SIGUSR1 (SLURM's usual warning) only set the request: look at it when it suits.
+    """Let SIGTERM, SIGINT and SIGUSR1 (SLURM's usual warning) only set the yielded request inside the context.
 
-    Outside the main thread, where Python hears no signals, nothing is ever asked.
+    The caller checks the request where it can stop. Outside of the main thread Python receives no signals, and the
+    request is never set.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
 
-    def ask(number: int, _frame: FrameType | None) -> None:
+    def handler(number: int, _frame: FrameType | None) -> None:
         request.reason = signal.Signals(number).name
 
-    before = {number: signal.signal(number, ask) for number in STOP_SIGNALS}
+    previous = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
     try:
         yield request
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous_handler in previous.items():
+            signal.signal(number, previous_handler)

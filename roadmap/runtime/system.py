@@ -18,41 +18,46 @@ PACKAGES = ("torch", "torchvision", "timm", "hydra-core", "numpy", "pillow", "sc
 
 @cache
 def package_versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the installed packages in `PACKAGES`."""
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 @cache
 def git_state() -> dict[str, Any]:
-    """The commit of this code's checkout, and whether code or configs were changed since; nulls outside of one."""
+    """Return the `commit` of this code's checkout and whether code or configs differ from it (`dirty`); None for both
+    outside of a checkout."""
     folder = CONF.parent
 
-    def ask(*words: str) -> str | None:
+    def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+            done = subprocess.run(
+                ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+            )
         except (OSError, subprocess.SubprocessError):
             return None
         return done.stdout.strip()
 
-    if ask("ls-files", "--error-unmatch", str(CONF / "config.yaml")) is None:
+    if git("ls-files", "--error-unmatch", str(CONF / "config.yaml")) is None:
         return {"commit": None, "dirty": None}
     code = (str(PACKAGE), str(CONF), "run_roadmap.py")  # not the reports that runs write
-    status = ask("status", "--porcelain", "--untracked-files=all", "--", *code)
-    return {"commit": ask("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+    status = git("status", "--porcelain", "--untracked-files=all", "--", *code)
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
 def num_cores() -> int:
-    """The CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
 def cpu_name() -> str:
+    """Return the processor's model name."""
     if sys.platform == "linux":
         with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             for line in file:

@@ -1,4 +1,4 @@
-"""The processes that torchrun started, read from the environment. Does not import torch."""
+"""The processes that torchrun started, read from its environment variables. Does not import torch."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class World:
+    """The processes of one run, and which of them this one is."""
+
     rank: int = 0
-    size: int = 1
-    local_rank: int = 0  # on its machine: which GPU is its own
+    size: int = 1  # number of processes
+    local_rank: int = 0  # rank on this machine: the index of this process's GPU
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes and speaks for all."""
+    def is_rank_zero(self) -> bool:
+        """Whether this is the process that writes files and messages."""
         return self.rank == 0
 
 
@@ -22,7 +24,16 @@ SINGLE_PROCESS = World()
 
 
 def current_world() -> World:
-    """What torchrun said in the environment; one process without it."""
+    """Return what torchrun set in the environment, or `SINGLE_PROCESS` without torchrun."""
     if "WORLD_SIZE" not in os.environ or "MASTER_ADDR" not in os.environ:
         return SINGLE_PROCESS
     return World(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+
+
+def is_rank_zero() -> bool:
+    return current_world().is_rank_zero
+
+
+def is_distributed() -> bool:
+    """Whether several processes train each run together."""
+    return current_world().size > 1

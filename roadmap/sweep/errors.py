@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class RunFailed(Exception):
-    """A run, or some of a sweep, failed or diverged; its record says why."""
+    """At least one requested run failed or diverged; its record states the reason."""

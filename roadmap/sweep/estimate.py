@@ -1,4 +1,4 @@
-"""What a study would do: its runs, which are done, and about how long the others take, by the records at hand."""
+"""The dry run of a study: its runs, which of them are done, and how long the others take, estimated from records."""
 
 from __future__ import annotations
 
@@ -12,72 +12,80 @@ from typing import Any
 from roadmap.records.record import COMPLETED, RUNS_FOLDER, config_hash, config_of, finished_record, read_record
 from roadmap.runtime import system
 from roadmap.runtime.progress import format_duration
-from roadmap.sweep.placement import choose_placement
+from roadmap.sweep.placement import Placement, choose_placement
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.run_process import summarize_record
 
 
-def estimate_runtime(jobs: Sequence[PlannedRun]) -> str:
-    """A line for each run, and one for all; nothing is started or written."""
-    known = _Times(jobs[0].spec.out)
-    lines, left, unknown, done = [], [], 0, 0
-    for job in jobs:
-        content = finished_record(job.spec)
-        if content is not None:
-            done += 1
-            lines.append(
-                f"  done   {format_duration(content['wall_seconds']):>8}  {job.title}: {summarize_record(content)}"
-            )
+def estimate_runtime(runs: Sequence[PlannedRun]) -> str:
+    """Return a line for each run, then lines for time and cost of all; nothing is started or written."""
+    durations = _KnownDurations(runs[0].spec.out)
+    lines: list[str] = []
+    estimates: list[float] = []  # seconds
+    num_unknown = num_done = 0
+    for run in runs:
+        record = finished_record(run.spec)
+        if record is not None:
+            num_done += 1
+            seconds = format_duration(record["wall_seconds"])
+            lines.append(f"  done   {seconds:>8}  {run.title}: {summarize_record(record)}")
             continue
-        seconds = known.of(config_hash(job.spec), config_of(job.spec))
-        unknown += seconds is None
-        left += [] if seconds is None else [seconds]
-        about = "?" if seconds is None else f"~{format_duration(seconds)}"
-        lines.append(f"  to do  {about:>8}  {job.title}")
-    where = choose_placement(jobs)
-    lines.append(f"{jobs[0].spec.study}: {len(jobs)} runs, {done} done, {len(jobs) - done} to do")
-    if left:
-        wall = max(*left, sum(left) / where.at_once) if len(left) > 1 else left[0]
-        more = f", and {unknown} runs of which nothing is known" if unknown else ""
-        lines.append(
-            f"time: {format_duration(sum(left))} of run time, {format_duration(wall)} at {where.at_once} at once{more}"
-        )
-        lines.append(f"cost: {_cost(sum(left), where.gpus, where.threads)}")
-        lines.append(f"by what {len(known.used)} records took, on {', '.join(sorted(known.devices))}")
-    elif unknown:
-        lines.append("time, cost: unknown before a run of this data, base and budget is done")
+        estimate = durations.estimate(config_hash(run.spec), config_of(run.spec))
+        if estimate is None:
+            num_unknown += 1
+        else:
+            estimates.append(estimate)
+        lines.append(f"  to do  {'?' if estimate is None else f'~{format_duration(estimate)}':>8}  {run.title}")
+    lines.append(f"{runs[0].spec.study}: {len(runs)} runs, {num_done} done, {len(runs) - num_done} to do")
+    if estimates:
+        lines += _totals(estimates, num_unknown, choose_placement(runs))
+        lines.append(f"estimated from {len(durations.used)} records, on {', '.join(sorted(durations.devices))}")
+    elif num_unknown:
+        lines.append("time, cost: unknown until a run with this data, base and budget is completed")
     return "\n".join(lines)
 
 
-def _cost(seconds: float, gpus: int, threads: int | None) -> str:
-    if gpus:
+def _totals(estimates: list[float], num_unknown: int, placement: Placement) -> list[str]:
+    """Return the lines of time and cost; `estimates` are seconds per run."""
+    total, parallel = sum(estimates), placement.num_parallel
+    wall = max(*estimates, total / parallel) if len(estimates) > 1 else estimates[0]
+    unknown = f", and {num_unknown} runs without an estimate" if num_unknown else ""
+    return [
+        f"time: {format_duration(total)} of run time, {format_duration(wall)} with {parallel} at once{unknown}",
+        f"cost: {_cost(total, placement)}",
+    ]
+
+
+def _cost(seconds: float, placement: Placement) -> str:
+    if placement.num_gpus:
         return f"{seconds / 3600:.2g} GPU-hours"
-    return f"{seconds * (threads or system.num_cores()) / 3600:.2g} core-hours"
+    return f"{seconds * (placement.num_threads or system.num_cores()) / 3600:.2g} core-hours"
 
 
-class _Times:
-    """Seconds that completed runs took: the mean of a network's other seeds, else of its data, base and budget."""
+class _KnownDurations:
+    """Seconds that completed runs took: the mean over a network's other seeds, else over its data, base and budget."""
 
     def __init__(self, out: str) -> None:
         self.records: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        self.used: set[str] = set()
-        self.devices: set[str] = set()
+        self.used: set[str] = set()  # paths of the records that an estimate was made from
+        self.devices: set[str] = set()  # their devices
         for path in sorted((Path(out) / RUNS_FOLDER).glob("*/record.json")):
-            content = read_record(path.parent)
-            if content is not None and content["status"] == COMPLETED:
-                content["path"] = str(path)
-                for key in (content["config_hash"], _kind(content["config"])):
-                    self.records[key].append(content)
+            record = read_record(path.parent)
+            if record is not None and record["status"] == COMPLETED:
+                record["path"] = str(path)
+                for key in (record["config_hash"], _data_base_budget(record["config"])):
+                    self.records[key].append(record)
 
-    def of(self, config_hash: str, config: dict[str, Any]) -> float | None:
-        found = self.records.get(config_hash) or self.records.get(_kind(config))
-        if not found:
+    def estimate(self, config_hash: str, config: dict[str, Any]) -> float | None:
+        """Return the expected seconds of a run, or None where no record helps."""
+        records = self.records.get(config_hash) or self.records.get(_data_base_budget(config))
+        if not records:
             return None
-        self.used |= {content["path"] for content in found}
-        self.devices |= {content["device"]["name"] for content in found}
-        return mean(content["wall_seconds"] for content in found)
+        self.used |= {record["path"] for record in records}
+        self.devices |= {record["device"]["name"] for record in records}
+        return mean(record["wall_seconds"] for record in records)
 
 
-def _kind(config: dict[str, Any]) -> str:
+def _data_base_budget(config: dict[str, Any]) -> str:
     base = [config["base"][name] for name in ("name", "width_factor", "depth_factor")]
     return json.dumps([config["data"]["name"], base, config["budget"]], sort_keys=True)

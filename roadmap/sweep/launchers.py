@@ -1,135 +1,187 @@
-"""Runs of a study that another launcher places: joblib, submitit (SLURM), Ray.
+"""Cluster launchers: the runs of a sweep as jobs of submitit (SLURM, or processes of this machine) or of Ray.
 
-Records decide what came of a run; a launcher that loses a job loses neither the others nor the report.
+The user chooses `hydra/launcher=submitit_slurm|submitit_local|ray` and sets fields of `hydra.launcher`. This module
+reads them and calls submitit or Ray directly. Records decide the result of a run: a lost job loses neither other runs
+nor the report.
 """
 
 from __future__ import annotations
 
 import os
 import time
-import types
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
-from hydra.types import TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from roadmap.config.schema import SpecError
 from roadmap.records.record import finished_record, run_folder
-from roadmap.runtime.progress import format_duration, say
+from roadmap.runtime.logs import configure_logging, logger
+from roadmap.runtime.progress import format_duration
 from roadmap.runtime.signals import Stopped
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.run_process import RunProcess, record_failure, summarize_record
 from roadmap.sweep.scheduler import POLL_SECONDS
 
-RUNS, STARTED = "ROADMAP_RUNS", "ROADMAP_STARTED"  # how a job knows of the sweep that it belongs to
-KILL_WAIT = 60.0  # seconds in which SLURM, which has asked a job to stop, ends it; its own default is 30
+# Seconds for which a job that SLURM asked to stop waits for its end; SLURM's own default (KillWait) is 30.
+SLURM_KILL_WAIT_SECONDS = 60.0
+
+# One result per run, in order: None, or the error that ended its job.
+JobErrors = Sequence[Exception | None]
 
 
-def launch(launcher: Any, jobs: Sequence[PlannedRun]) -> dict[Path, dict[str, Any]]:
-    """Let the launcher place the runs. What they leave is their records; those of runs whose jobs were lost on the
-    way are written here, with what the launcher says, and returned."""
-    before = [_traces(job) for job in jobs]
-    env = {RUNS: len(jobs), STARTED: time.time()}
-    extra = [f"++hydra.job.env_set.{key}='{value}'" for key, value in env.items()]
-    here = str(Path.cwd()).replace("'", "\\'")
-    extra.append(f"hydra.sweep.dir='{here}'")  # Hydra makes this folder, wherever the job starts
-    results: Sequence[JobReturn]
+@dataclass(frozen=True)
+class ClusterLauncher:
+    """A launcher that the user chose, and its fields."""
+
+    name: str  # as in hydra/launcher=NAME
+    submit: Callable[[dict[str, Any], Sequence[ClusterJob]], Iterator[Exception | None]]
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ClusterJob:
+    """A run as a job that another process or machine executes: call it there. It is pickled on the way."""
+
+    run: PlannedRun
+    title: str
+    study_started: float  # seconds since the epoch
+    folder: str  # working directory of the command: relative paths mean the same in every job
+
+    def __call__(self) -> str:
+        """Train the run in a process of its own and return its status."""
+        os.chdir(self.folder)
+        configure_logging()
+        while True:
+            record = None if self.run.spec.force else finished_record(self.run.spec)
+            if record is None:
+                process = RunProcess(self.run, self.title)
+                record = process.finish()
+                if process.was_stopped and "SLURM_JOB_ID" in os.environ:
+                    # SLURM asks all processes of a job to stop, ends the job soon after, and may requeue it. A job that
+                    # had ended by itself would count as completed.
+                    time.sleep(SLURM_KILL_WAIT_SECONDS)
+            if record is not None:
+                study_time = format_duration(time.time() - self.study_started)
+                logger.info(f"{self.title}: {summarize_record(record)}; study time {study_time}")
+                return str(record["status"])
+            time.sleep(POLL_SECONDS)  # another study has locked this run
+
+    def checkpoint(self) -> Any:
+        """Return the submission with which submitit requeues this job after a preemption or a timeout."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def launcher_of(config: DictConfig) -> ClusterLauncher | None:
+    """Return the launcher of a composed config; None: the runs train on this machine. Raises SpecError for others."""
+    params: dict[str, Any] = OmegaConf.to_container(config.hydra.launcher, resolve=True)  # type: ignore[assignment]
+    target = str(params.pop("_target_", ""))
+    class_name = target.rpartition(".")[2]
+    if class_name == "BasicLauncher":
+        return None
+    if class_name == "SlurmLauncher":
+        return ClusterLauncher("submitit_slurm", _submit_to_slurm, params)
+    if class_name == "LocalLauncher":
+        return ClusterLauncher("submitit_local", _submit_locally, params)
+    if class_name == "RayLauncher":
+        return ClusterLauncher("ray", _submit_to_ray, params)
+    raise SpecError(f"hydra/launcher={target}: not supported; use submitit_slurm, submitit_local, ray, or none")
+
+
+def run_on_cluster(launcher: ClusterLauncher, runs: Sequence[PlannedRun]) -> dict[Path, dict[str, Any]]:
+    """Submit the runs, wait for all of them, and return the failure records of runs whose job was lost, by folder.
+
+    Raises HydraException where no job could be started, Stopped where the launcher was stopped by a signal.
+    """
+    before = [_modification_times(run) for run in runs]
+    started, folder = time.time(), str(Path.cwd())
+    jobs = [ClusterJob(run, f"[{i}/{len(runs)}] {run.title}", started, folder) for i, run in enumerate(runs, start=1)]
+    errors: JobErrors
     try:
-        with _lost_jobs_as_results(launcher):
-            results = launcher.launch([[*job.words, *extra] for job in jobs], initial_job_idx=0)
-    except SystemExit as end:  # Ray's answer to SIGTERM, in the place of ours
-        raise Stopped("stopped by SIGTERM; the same command goes on from there") from end
+        errors = list(launcher.submit(launcher.params, jobs))
+    except SystemExit as end:  # Ray's reaction to SIGTERM
+        raise Stopped("stopped by SIGTERM; the same command resumes") from end
     except Exception as error:
-        if [_traces(job) for job in jobs] == before:  # none has begun
-            raise HydraException(f"{type(launcher).__name__}: {_words(error)}") from error
-        results = [_lost(error)] * len(jobs)  # joblib's workers end together
-    lost = {}
-    for job, result, (written, _) in zip(jobs, results, before, strict=True):
-        if result.status is not JobStatus.COMPLETED and _traces(job)[0] == written:
-            say(f"{job.title}: its job was lost\n{result._return_value}")
-            reason = f"its job was lost ({_words(result._return_value)}); the same command tries it again"
-            lost[run_folder(job.spec)] = record_failure(job, reason)
-    return lost
+        if [_modification_times(run) for run in runs] == before:  # no run has started
+            raise HydraException(f"hydra/launcher={launcher.name}: {_one_line(error)}") from error
+        errors = [error] * len(runs)
+    lost_runs: dict[Path, dict[str, Any]] = {}
+    for run, lost, (record_time, _) in zip(runs, errors, before, strict=True):
+        if lost is not None and _modification_times(run)[0] == record_time:
+            logger.info(f"{run.title}: its job was lost\n{lost}")
+            reason = f"its job was lost ({_one_line(lost)}); the same command retries it"
+            lost_runs[run_folder(run.spec)] = record_failure(run, reason)
+    return lost_runs
 
 
-def run_as_job(job: PlannedRun, number: int) -> str:
-    """One run of a sweep that another launcher placed on this machine; its status."""
-    runs, started = int(os.environ.get(RUNS, "1")), float(os.environ.get(STARTED, time.time()))
-    title = f"[{number + 1}/{runs}] {job.title}"
-    while True:
-        content = None if job.spec.force else finished_record(job.spec)
-        if content is None:
-            process = RunProcess(job, title)
-            content = process.finish()
-            if process.was_stopped and "SLURM_JOB_ID" in os.environ:
-                # SLURM asks all processes of a job to stop and soon ends the job, which it may start anew: a job that
-                # had ended by itself would count as done.
-                time.sleep(KILL_WAIT)
-        if content is not None:
-            say(f"{title}: {summarize_record(content)}; study {format_duration(time.time() - started)}")
-            return str(content["status"])
-        time.sleep(POLL_SECONDS)  # another study is at this run
+def _submit_to_slurm(params: dict[str, Any], jobs: Sequence[ClusterJob]) -> Iterator[Exception | None]:
+    return _submit_with_submitit("slurm", params, jobs)
 
 
-def in_folder(folder: str, task: TaskFunction, config: DictConfig) -> Any:
-    """`task`, where the command was given: relative paths mean the same in every job."""
-    os.chdir(folder)
-    return task(config)
+def _submit_locally(params: dict[str, Any], jobs: Sequence[ClusterJob]) -> Iterator[Exception | None]:
+    return _submit_with_submitit("local", params, jobs)
 
 
-def _traces(job: PlannedRun) -> list[int | None]:
-    """When the run's record and its log were last written."""
-    paths = [run_folder(job.spec) / name for name in ("record.json", "log.txt")]
+# Parameters that submitit's AutoExecutor takes for every cluster; it takes the others with the cluster's name before.
+SUBMITIT_COMMON = (
+    "timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name", "stderr_to_stdout",
+)  # fmt: skip
+
+
+def _submit_with_submitit(
+    cluster: str, params: dict[str, Any], jobs: Sequence[ClusterJob]
+) -> Iterator[Exception | None]:
+    """Run the jobs as one array and yield their errors; `params` are the fields of hydra-submitit-launcher."""
+    import submitit
+
+    params = dict(params)
+    init = {"folder": params.pop("submitit_folder")}
+    if "max_num_timeout" in params:
+        init[f"{cluster}_max_num_timeout"] = params.pop("max_num_timeout")
+    executor = submitit.AutoExecutor(cluster=cluster, **init)
+    executor.update_parameters(**{k if k in SUBMITIT_COMMON else f"{cluster}_{k}": v for k, v in params.items()})
+    for submitted in executor.submit_array(list(jobs)):
+        try:
+            submitted.results()
+            yield None
+        except Exception as error:
+            yield error
+
+
+def _submit_to_ray(params: dict[str, Any], jobs: Sequence[ClusterJob]) -> Iterator[Exception | None]:
+    """Run each job as a Ray task and yield their errors; `params` are the fields of hydra-ray-launcher."""
+    import ray
+
+    options = params["ray"]
+    if not ray.is_initialized():
+        ray.init(**(options.get("init") or {}))
+    remote_options = options.get("remote") or {}
+    remote = ray.remote(**remote_options)(run_cluster_job) if remote_options else ray.remote(run_cluster_job)
+    for reference in [remote.remote(job) for job in jobs]:
+        try:
+            ray.get(reference)
+            yield None
+        except Exception as error:
+            yield error
+
+
+def run_cluster_job(job: ClusterJob) -> str:
+    """Call `job`; Ray needs a function."""
+    return job()
+
+
+def _modification_times(run: PlannedRun) -> list[int | None]:
+    """Return when the run's record and its log were last written, in nanoseconds."""
+    paths = [run_folder(run.spec) / name for name in ("record.json", "log.txt")]
     return [path.stat().st_mtime_ns if path.exists() else None for path in paths]
 
 
-def _words(error: BaseException) -> str:
-    """What a launcher says, which may hold whole logs, in one line of some length."""
+def _one_line(error: BaseException) -> str:
+    """Return an error of a launcher, which may hold whole logs, as one line of limited length."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) < 1200 else f"{text[:200]} ... {text[-900:]}"
-
-
-def _lost(error: Exception) -> JobReturn:
-    return JobReturn(status=JobStatus.FAILED, _return_value=error)
-
-
-@contextmanager
-def _lost_jobs_as_results(launcher: Any) -> Iterator[None]:
-    """submitit's and Ray's launchers collect job after job, and raise at the first that was killed: they would leave
-    the others. While inside, such a job's error stands among the results."""
-    owner: Any
-    whole: Any
-    replacement: Any
-    if "submitit" in type(launcher).__module__:
-        import submitit
-
-        owner, name, whole = submitit.Job, "results", submitit.Job.results
-        replacement = _or_error(whole, lambda error: [_lost(error)])
-    elif type(launcher).__name__ == "RayLauncher":
-        import ray
-        from hydra_plugins.hydra_ray_launcher import _core
-
-        owner, name, whole = _core, "ray", ray
-        replacement = types.SimpleNamespace(get=_or_error(whole.get, _lost))
-    else:
-        yield
-        return
-    setattr(owner, name, replacement)
-    try:
-        yield
-    finally:
-        setattr(owner, name, whole)
-
-
-def _or_error(collect: Callable[[Any], Any], told: Callable[[Exception], Any]) -> Callable[[Any], Any]:
-    def collect_or_tell(job: Any) -> Any:
-        try:
-            return collect(job)
-        except Exception as error:
-            return told(error)
-
-    return collect_or_tell

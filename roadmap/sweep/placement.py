@@ -7,48 +7,52 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from roadmap.config.schema import Device
+from roadmap.config.choices import Device
 from roadmap.runtime import system
-from roadmap.runtime.progress import TEAM
+from roadmap.runtime.world import is_distributed
 from roadmap.sweep.planned_run import PlannedRun
 
-GPU_FILES = ("nvidia[0-9]*", "kfd", "dxg")  # in /dev, where a driver of NVIDIA, AMD, or Windows below WSL is loaded
+# Device files in /dev that exist where a driver of NVIDIA, of AMD, or of Windows under WSL is loaded.
+GPU_DEVICE_FILES = ("nvidia[0-9]*", "kfd", "dxg")
 
 
 class Placement(NamedTuple):
-    at_once: int
-    threads: int | None  # of each run on the CPU; None: as many as PyTorch takes
-    gpus: int  # runs take turns on them
+    """Where the runs of a sweep train on this machine."""
+
+    num_parallel: int  # runs at once
+    num_threads: int | None  # CPU threads of each run; None: PyTorch's own default
+    num_gpus: int  # the runs are distributed over these GPUs; 0: none is used
 
     def __str__(self) -> str:
-        where = f", {self.threads} CPU threads each" if self.threads else ""
-        where += f", on {self.gpus} GPUs in turn" if self.gpus > 1 else ""
-        return f"{self.at_once} at once{where} (parallel=N for another number)"
+        threads = f", {self.num_threads} CPU threads each" if self.num_threads else ""
+        gpus = f", distributed over {self.num_gpus} GPUs" if self.num_gpus > 1 else ""
+        return f"{self.num_parallel} runs at once{threads}{gpus} (parallel=N sets another number)"
 
 
-def choose_placement(jobs: Sequence[PlannedRun]) -> Placement:
-    """How many runs at once, and where.
+def choose_placement(runs: Sequence[PlannedRun]) -> Placement:
+    """Return how many of `runs` train at once, and where.
 
-    Networks for small images gain more from processes than from threads: on two cores two processes of one thread
-    train 1.2 to 1.9 times as many images/s as one of two (`python -m benchmarks timm`). A GPU takes one run. The
-    number of threads does not depend on how many runs are left: what is resumed goes on with as many as before.
+    Networks for small images gain more from several processes than from several threads: on two cores, two processes
+    of one thread train 1.2 to 1.9 times as many images/s as one process of two threads (`python -m benchmarks timm`).
+    A GPU takes one run. The number of threads does not depend on how many runs are left, so that a resumed run
+    computes with as many threads as before.
     """
-    asked = jobs[0].spec.parallel
-    if TEAM:  # torchrun's processes train each run together
+    requested = runs[0].spec.parallel
+    if is_distributed():  # the processes of torchrun train each run together
         return Placement(1, None, 0)
-    gpus = 0 if all(job.spec.device is Device.cpu for job in jobs) else _count_gpus()
-    if gpus:
-        return Placement(asked or gpus, None, gpus)
-    cores = system.num_cores()
-    small = all(job.spec.data.small_images and job.spec.device is not Device.mps for job in jobs)
-    if asked is None and (not small or _has_mps()):
+    num_gpus = 0 if all(run.spec.device is Device.cpu for run in runs) else _count_gpus()
+    if num_gpus:
+        return Placement(requested or num_gpus, None, num_gpus)
+    num_cores = system.num_cores()
+    small = all(run.spec.data.small_images and run.spec.device is not Device.mps for run in runs)
+    if requested is None and (not small or _has_mps()):
         return Placement(1, None, 0)
-    at_once = asked or cores
-    return Placement(at_once, max(1, cores // at_once), 0)
+    num_parallel = requested or num_cores
+    return Placement(num_parallel, max(1, num_cores // num_parallel), 0)
 
 
 def _count_gpus() -> int:
-    if sys.platform == "linux" and not any(next(Path("/dev").glob(name), None) for name in GPU_FILES):
+    if sys.platform == "linux" and not any(next(Path("/dev").glob(name), None) for name in GPU_DEVICE_FILES):
         return 0  # known without importing torch
     import torch
 

@@ -1,4 +1,4 @@
-"""A run that is planned but not started."""
+"""A run that a command asks for, before it starts."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from roadmap.config.steps import name_of_transforms
 
 
 class PlannedRun(NamedTuple):
+    """One run of a sweep: its spec, and the overrides that compose it."""
+
     spec: RunSpec
-    words: list[str]  # the overrides that make it
-    setting: tuple[str, ...] = ()  # those that tell it from other runs of its sweep, besides its network and its seed
+    overrides: list[str]
+    setting: tuple[str, ...] = ()  # overrides that distinguish it from other runs of its network and seed in the sweep
 
     @property
     def title(self) -> str:
+        """The run's name in messages, as `gelu budget.epochs=3 seed=0`."""
         return " ".join([name_of_transforms(list(self.spec.transforms)), *self.setting, f"seed={self.spec.seed}"])
 
     @property
     def command(self) -> str:
-        words = [word.replace("+study=named_", "study=") for word in self.words]  # see config.name_study
-        return shlex.join(["python", "run_roadmap.py", *words])
+        """The command that makes this run alone; it is stored in the record."""
+        # rewrite_study_override in config.compose turned study=NAME into a choice of the group `study`
+        overrides = [override.replace("+study=named_", "study=") for override in self.overrides]
+        return shlex.join(["python", "run_roadmap.py", *overrides])

@@ -1,60 +1,58 @@
-"""Checks before the first run of a sweep starts."""
+"""Checks before the first run of a sweep starts: which runs are left, and whether data, device and weights fit."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 from roadmap.config.schema import RunSpec, SpecError
 from roadmap.data.download import download_if_absent
-from roadmap.records.record import (
-    finished_record,
-)
-from roadmap.runtime.progress import LEADS, TEAM
+from roadmap.records.record import finished_record
+from roadmap.runtime.world import is_distributed, is_rank_zero
 from roadmap.sweep.planned_run import PlannedRun
-from roadmap.sweep.run_process import process_context, unblock_signals
+from roadmap.sweep.processes import process_context, unblock_signals
 
 
-def runs_to_do(jobs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """The runs that are not finished, after all that can be said against them has been said."""
-    todo = [job for job in jobs if job.spec.force or finished_record(job.spec) is None]
-    for data in {repr(job.spec.data): job.spec.data for job in todo}.values():
-        download_if_absent(data)
-    if todo:
-        check_runs([job.spec for job in todo])
-    return todo
+def runs_to_do(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Return the runs that are not finished, after all of them have been checked.
 
-
-def rank_zero_chooses(
-    prepare: Callable[[Sequence[PlannedRun]], list[PlannedRun]], jobs: Sequence[PlannedRun]
-) -> list[PlannedRun]:
-    """`prepare(jobs)`; under torchrun the first process does it, for all."""
-    if not TEAM:
-        return prepare(jobs)
+    Under torchrun, rank zero checks and all processes return the same. Raises SpecError where a run is impossible.
+    """
+    if not is_distributed():
+        return _checked_runs_to_do(runs)
     from roadmap.runtime.distributed import broadcast_before_group
 
-    chosen = [jobs.index(job) for job in prepare(jobs)] if LEADS else []
-    return [jobs[number] for number in json.loads(broadcast_before_group("todo", json.dumps(chosen)))]
+    numbers = [runs.index(run) for run in _checked_runs_to_do(runs)] if is_rank_zero() else []
+    return [runs[number] for number in json.loads(broadcast_before_group("todo", json.dumps(numbers)))]
 
 
-def check_runs(specs: Sequence[RunSpec]) -> None:
-    """Raise SpecError where a run's device, data or weights do not fit: before anything is trained or written."""
-    alike = {}
+def _checked_runs_to_do(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    left = [run for run in runs if run.spec.force or finished_record(run.spec) is None]
+    for data in {repr(run.spec.data): run.spec.data for run in left}.values():
+        download_if_absent(data)
+    if left:
+        check_specs([run.spec for run in left])
+    return left
+
+
+def check_specs(specs: Sequence[RunSpec]) -> None:
+    """Raise SpecError where the device, data or weights of a spec do not fit; nothing is trained or written."""
+    distinct = {}
     for spec in specs:
-        fields = (spec.data, spec.budget, spec.recipe.batch_size, spec.accumulate, spec.device)
-        alike[repr((*fields, spec.weights and spec.network))] = spec
-    # There torch is imported, once for this and for all runs.
+        checked_fields = (spec.data, spec.budget, spec.recipe.batch_size, spec.accumulate, spec.device)
+        distinct[repr((*checked_fields, spec.weights and spec.network))] = spec
+    # In a process of the fork server, which imports torch once for this check and for all runs.
     with ProcessPoolExecutor(1, mp_context=process_context(), initializer=unblock_signals) as pool:
         try:
-            list(pool.map(_check, alike.values()))
+            list(pool.map(_check_spec, distinct.values()))
         except BrokenProcessPool as error:
-            what = "checking the data ended its process; the system does that when memory runs out"
-            raise SpecError(f"data.name={specs[0].data.name}: {what}") from error
+            reason = "the process that checked the data died; the system does this when memory runs out"
+            raise SpecError(f"data.name={specs[0].data.name}: {reason}") from error
 
 
-def _check(spec: RunSpec) -> None:
+def _check_spec(spec: RunSpec) -> None:
     from roadmap.training import run
 
     run.check(spec)

@@ -1,4 +1,4 @@
-"""Runs in processes of their own, some at once: whatever happens in one ends neither the study nor the other runs."""
+"""The scheduler of this machine: all runs of a sweep, each in a process of its own, as many at once as serves."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from collections.abc import Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-from roadmap.config.schema import Failures
-from roadmap.records.record import (
-    COMPLETED,
-    finished_record,
-    run_folder,
-)
+from roadmap.config.choices import Failures
+from roadmap.records.record import COMPLETED, finished_record, run_folder
 from roadmap.runtime import lock
-from roadmap.runtime.progress import LEADS, TEAM, format_duration, say
+from roadmap.runtime.logs import logger
+from roadmap.runtime.progress import format_duration
 from roadmap.runtime.signals import Stopped, deferred_signals
+from roadmap.runtime.world import is_distributed
 from roadmap.sweep.placement import choose_placement
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.run_process import RunProcess, summarize_record
@@ -24,72 +22,73 @@ from roadmap.sweep.run_process import RunProcess, summarize_record
 POLL_SECONDS = 0.5
 
 
-def run_locally(jobs: Sequence[PlannedRun]) -> None:
-    """All runs on this machine, each in a process of its own, as many at once as serves.
+def run_locally(runs: Sequence[PlannedRun]) -> None:
+    """Train all `runs` on this machine.
 
-    Where another study is at one of them, it comes later, or is found finished. Raises Stopped after a signal: then
-    every run under way has written a checkpoint. Returns early after a failure with failures=stop.
+    A run that another study has locked is postponed; if that study finishes it, it is skipped. After a failure with
+    failures=stop this returns early. Raises Stopped after a signal; then each started run has written a checkpoint.
     """
-    where = choose_placement(jobs)
-    say(str(where))
-    started, waiting, done = time.time(), list(enumerate(jobs, start=1)), 0
+    placement = choose_placement(runs)
+    logger.info(str(placement))
+    started, num_done = time.time(), 0
+    waiting = list(enumerate(runs, start=1))
     running: dict[RunProcess, int] = {}
-    numbers = itertools.count(1)
+    process_numbers = itertools.count(1)
     with deferred_signals() as stop:
         try:
             while (waiting or running) and not stop:
-                while len(running) < where.at_once and (chosen := _next(waiting)) is not None:
-                    number, job = chosen
-                    title = f"[{number}/{len(jobs)}] {job.title}"
-                    if not TEAM and not job.spec.force and (found := finished_record(job.spec)) is not None:
-                        done += 1
-                        say(f"{title}: another study finished it, {summarize_record(found)}")
+                while len(running) < placement.num_parallel and (entry := _take_unlocked(waiting)) is not None:
+                    number, run = entry
+                    title = f"[{number}/{len(runs)}] {run.title}"
+                    if not is_distributed() and not run.spec.force and (record := finished_record(run.spec)):
+                        num_done += 1
+                        logger.info(f"{title}: finished by another study, {summarize_record(record)}")
                         continue
-                    taken = [process.gpu for process in running]
-                    gpu = min(range(where.gpus), key=taken.count) if where.gpus else None
-                    running[RunProcess(job, title, where.threads, gpu, next(numbers))] = number
-                    say(title)
+                    used = [process.gpu for process in running]
+                    gpu = min(range(placement.num_gpus), key=used.count) if placement.num_gpus else None
+                    running[RunProcess(run, title, placement.num_threads, gpu, next(process_numbers))] = number
+                    logger.info(title)
                 ended = wait([process.sentinel for process in running], timeout=POLL_SECONDS)
                 for process in [process for process in running if process.sentinel in ended and not stop]:
                     number = running.pop(process)
-                    content = _agree_on_end(process, process.finish())
-                    if content is None:  # between our look and its own another study took it
-                        waiting.append((number, process.job))
+                    record = _agree_on_result(process, process.finish())
+                    if record is None:  # another study locked it after our check
+                        waiting.append((number, process.run))
                         continue
-                    done += 1
-                    _report_progress(process.title, content, time.time() - started, done, len(jobs))
-                    if content["status"] != COMPLETED and process.job.spec.failures is Failures.stop:
-                        say("failures=stop: the runs under way write a checkpoint, the others do not start")
+                    num_done += 1
+                    _log_result(process.title, record, time.time() - started, num_done, len(runs))
+                    if record["status"] != COMPLETED and process.run.spec.failures is Failures.stop:
+                        logger.info("failures=stop: started runs write a checkpoint, no other run starts")
                         return
         finally:
             for process in running:
-                process.ask_to_stop()
+                process.terminate()
             for process in running:
                 process.process.join()
     if stop:
-        raise Stopped(f"stopped by {stop.reason}: {done} of {len(jobs)} runs done; the same command goes on from there")
+        raise Stopped(f"stopped by {stop.reason}: {num_done} of {len(runs)} runs done; the same command resumes")
 
 
-def _agree_on_end(process: RunProcess, content: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Under torchrun the first process's word on a run is that of all, so that they stay in step."""
-    if not TEAM:
-        return content
+def _agree_on_result(process: RunProcess, record: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Under torchrun, take the status that rank zero saw, so that all processes continue alike."""
+    if not is_distributed():
+        return record
     from roadmap.runtime.distributed import broadcast_before_group
 
-    status = broadcast_before_group(f"ended {process.number}", content["status"] if content is not None else "")
-    return (content or {}) | {"status": status} if status else None
+    status = broadcast_before_group(f"ended {process.number}", record["status"] if record is not None else "")
+    return (record or {}) | {"status": status} if status else None
 
 
-def _next(waiting: list[tuple[int, PlannedRun]]) -> tuple[int, PlannedRun] | None:
-    """Take the first run that no other study is at; None where there is none now."""
-    for chosen in waiting:
-        if TEAM or not lock.is_held(run_folder(chosen[1].spec)):
-            waiting.remove(chosen)
-            return chosen
+def _take_unlocked(waiting: list[tuple[int, PlannedRun]]) -> tuple[int, PlannedRun] | None:
+    """Remove and return the first run that no other study has locked; None where all are locked now."""
+    for entry in waiting:
+        if is_distributed() or not lock.is_held(run_folder(entry[1].spec)):
+            waiting.remove(entry)
+            return entry
     return None
 
 
-def _report_progress(title: str, content: dict[str, Any], elapsed: float, done: int, total: int) -> None:
-    if LEADS:
-        left = format_duration(elapsed / done * (total - done))
-        say(f"{title}: {summarize_record(content)}; {done} done in {format_duration(elapsed)}, about {left} left")
+def _log_result(title: str, record: dict[str, Any], seconds: float, num_done: int, num_runs: int) -> None:
+    left = format_duration(seconds / num_done * (num_runs - num_done))
+    result = summarize_record(record) if "error" in record else record["status"]
+    logger.info(f"{title}: {result}; {num_done} done in {format_duration(seconds)}, about {left} left")

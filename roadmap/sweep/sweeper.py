@@ -1,165 +1,88 @@
-"""A study: many runs, each in a process of its own, then the report.
+"""A sweep: plan and check all runs, train those that are not finished, then write the study's report.
 
-Hydra's sweeper plugin for this project. It composes and checks every run before the first one starts, leaves out what
-is finished or asked for twice, trains seed by seed along the road, and hands the runs to whatever launcher is
-configured (hydra/launcher=joblib, submitit_slurm, ray, ...); without one it places them on this machine itself.
+Hydra calls `sweep` through the plugin `hydra_plugins.roadmap.sweeper`. The runs train where `hydra/launcher` says: on
+this machine (the default), or as jobs of SLURM or Ray.
 """
 
 from __future__ import annotations
 
-import copy
-import functools
-import re
-import sys
-import types
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
-from hydra.plugins.sweeper import Sweeper as HydraSweeper
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.config_loader import ConfigLoader
+from omegaconf import DictConfig
 
-from roadmap.config.compose import to_spec
-from roadmap.config.designs import overrides_of, reference_overrides, study_layout
-from roadmap.config.schema import DesignSpec, RunSpec, SpecError
-from roadmap.config.steps import all_transforms, sort_transforms
-from roadmap.records.manifest import NETWORK_GROUPS, add_runs, setting_overrides
-from roadmap.records.record import (
-    COMPLETED,
-    FAILED,
-    RUNS_FOLDER,
-    config_hash,
-    read_record,
-    run_folder,
-    study_folder,
-)
-from roadmap.runtime.progress import LEADS, say
+from roadmap.config.designs import Layout
+from roadmap.config.schema import RunSpec
+from roadmap.records.manifest import add_runs
+from roadmap.records.record import COMPLETED, FAILED, RUNS_FOLDER, config_hash, read_record, run_folder, study_folder
+from roadmap.runtime.logs import logger
+from roadmap.runtime.world import is_rank_zero
 from roadmap.sweep.errors import RunFailed
 from roadmap.sweep.estimate import estimate_runtime
-from roadmap.sweep.launchers import in_folder, launch
+from roadmap.sweep.launchers import launcher_of, run_on_cluster
+from roadmap.sweep.plan import plan_runs
 from roadmap.sweep.planned_run import PlannedRun
-from roadmap.sweep.preparation import rank_zero_chooses, runs_to_do
+from roadmap.sweep.preparation import runs_to_do
 from roadmap.sweep.run_process import summarize_record
 from roadmap.sweep.scheduler import run_locally
 
 
-class Sweeper(HydraSweeper):
-    """All combinations of the comma lists, as Hydra's basic sweeper, but planned and checked before anything starts."""
+def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> None:
+    """Train all runs that `arguments` (overrides) ask for and write the report; with plan=true only print a dry run.
 
-    __module__ = "hydra_plugins.roadmap"  # see register_sweeper
-
-    def __init__(self, params: dict[str, str] | None = None) -> None:
-        self.params = params or {}  # hydra.sweeper.params: what a study sweeps over
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.config, self.loader = config, hydra_context.config_loader
-        task = functools.partial(in_folder, str(Path.cwd()), task_function)
-        context: dict[str, Any] = {"hydra_context": hydra_context, "task_function": task}
-        self.launcher = Plugins.instance().instantiate_launcher(config=config, **context)
-
-    def sweep(self, arguments: list[str]) -> None:
-        """Run everything and write the report. Raises RunFailed at the end if a run failed or diverged."""
-        jobs = self.plan(arguments)
-        specs = [job.spec for job in jobs]
-        if specs[0].plan:
-            if LEADS:
-                say(estimate_runtime(jobs))
-            return
-        todo = rank_zero_chooses(runs_to_do, jobs)
-        if LEADS:
-            add_runs([(job.spec, job.words) for job in jobs], self.layout)
-        before = f", {len(jobs) - len(todo)} of them finished before (force=true repeats them)" if todo != jobs else ""
-        if self.layout.orders:
-            orders, steps = len(self.layout.orders), len(self.layout.orders[0])
-            networks = len({config_hash(spec) for spec in specs})
-            say(f"{orders} orders of {steps} steps (design.orders) take {networks} networks, {len(jobs)} runs")
-        say(f"{specs[0].study}: {len(jobs)} runs below {Path(specs[0].out) / RUNS_FOLDER}{before}")
-        lost: dict[Path, dict[str, Any]] = {}
-        if todo and type(self.launcher).__name__ == "BasicLauncher":
-            run_locally(todo)
-        elif todo:
-            lost = launch(self.launcher, todo)
-        if not LEADS:
-            return
-        write_report(specs[0])
-        bad = []
-        for spec in specs:
-            folder = run_folder(spec)
-            nothing = {"status": FAILED, "error": "left no record"}
-            content = read_record(folder) or lost.get(folder, nothing)
-            if content["status"] != COMPLETED:
-                bad.append(f"{folder.name}: {summarize_record(content)}")
-        if bad:
-            raise RunFailed("\n".join([f"{len(bad)} of {len(specs)} runs did not complete:", *bad]))
-
-    def plan(self, arguments: list[str]) -> list[PlannedRun]:
-        """Every run, each once, seed by seed along the road. Raises SpecError, and Hydra's errors, for the first that
-        is impossible: then nothing has started."""
-        params = [f"{key}={value}" for key, value in self.params.items()]
-        parsed = OverridesParser.create(config_loader=self.loader).parse_overrides([*params, *arguments])
-        self.layout = study_layout(cast(DesignSpec, OmegaConf.to_object(self.config.design)))
-        networks = [overrides_of(member.transforms) for member in self.layout.members] or [[]]
-        named = tuple(f"+{group}=" for group in NETWORK_GROUPS)
-        own = next((word for word in [*params, *arguments] if word.startswith(named)), None)
-        if self.layout.members and own is not None:
-            design = self.config.design.name.value
-            raise SpecError(
-                f"{own}: design.name={design} chooses the networks itself; design.full=STEP gives it another"
-            )
-        unique: dict[Path, PlannedRun] = {}
-        composed: dict[tuple[str, ...], RunSpec] = {}
-
-        def add(words: list[str]) -> None:
-            seeds = [word for word in words if re.fullmatch(r"seed=\d+", word)]
-            others = tuple(word for word in words if word not in seeds)
-            if len(seeds) != 1 or "${" in "".join(others) or others not in composed:
-                composed[others] = to_spec(self.loader.load_sweep_config(self.config, words))
-            spec = copy.deepcopy(composed[others])  # of other seeds nothing else is new: composing takes its time
-            if seeds:
-                spec.seed = int(seeds[0].removeprefix("seed="))
-            unique.setdefault(run_folder(spec), PlannedRun(spec, words))
-
-        for swept in BasicSweeper.split_arguments(parsed, None)[0]:
-            for network in networks:
-                add([*network, *swept])
-            if self.config.reference is not None:
-                others = [word for word in swept if not word.startswith(named)]
-                add([*reference_overrides(self.config.reference), *others])
-        if not unique:
-            raise HydraException("the sweep is empty: a glob(...) matched nothing")
-        for name in ("study", "out", "reports"):
-            several = sorted({getattr(job.spec, name) for job in unique.values()})
-            if len(several) > 1:
-                raise SpecError(f"{name}={','.join(several)}: a sweep has one; give several commands")
-        station = sort_transforms(list(all_transforms())).index
-        jobs = _told_apart(list(unique.values()))
-        return sorted(jobs, key=lambda job: (job.spec.seed, [station(name) for name in job.spec.transforms]))
+    Raises SpecError or Hydra's errors before anything starts, Stopped after a signal, and RunFailed at the end if a
+    run failed or diverged.
+    """
+    runs, layout = plan_runs(config, loader, arguments)
+    first = runs[0].spec
+    if first.plan:
+        logger.info(estimate_runtime(runs))
+        return
+    launcher = launcher_of(config)
+    left = runs_to_do(runs)
+    if is_rank_zero():
+        add_runs([(run.spec, run.overrides) for run in runs], layout)
+    _log_start(runs, layout, num_finished=len(runs) - len(left))
+    lost_runs: dict[Path, dict[str, Any]] = {}
+    if left and launcher is None:
+        run_locally(left)
+    elif left and launcher is not None:
+        lost_runs = run_on_cluster(launcher, left)
+    if is_rank_zero():
+        write_study_report(first)
+        _raise_for_failures([run.spec for run in runs], lost_runs)
 
 
-def _told_apart(jobs: list[PlannedRun]) -> list[PlannedRun]:
-    settings = [setting_overrides(job.words) for job in jobs]
-    common = set(settings[0]).intersection(*settings)
-    return [
-        job._replace(setting=tuple(word for word in setting if word not in common))
-        for job, setting in zip(jobs, settings, strict=True)
-    ]
+def _log_start(runs: Sequence[PlannedRun], layout: Layout, num_finished: int) -> None:
+    spec = runs[0].spec
+    if layout.orders:
+        num_orders, num_steps = len(layout.orders), len(layout.orders[0])
+        num_networks = len({config_hash(run.spec) for run in runs})
+        logger.info(
+            f"{num_orders} orders of {num_steps} steps (design.orders) need {num_networks} networks, {len(runs)} runs"
+        )
+    finished = f", {num_finished} of them already finished (force=true repeats them)" if num_finished else ""
+    logger.info(f"{spec.study}: {len(runs)} runs in {Path(spec.out) / RUNS_FOLDER}{finished}")
 
 
-def register_sweeper() -> None:
-    """Make the sweeper known to Hydra, which takes plugins from modules below `hydra_plugins` alone."""
-    plugins = Plugins.instance()
-    alias = types.ModuleType(Sweeper.__module__)
-    vars(alias)["Sweeper"] = Sweeper
-    sys.modules.setdefault("hydra_plugins", types.ModuleType("hydra_plugins"))
-    sys.modules[alias.__name__] = alias
-    plugins.register(Sweeper)
-
-
-def write_report(spec: RunSpec) -> None:
+def write_study_report(spec: RunSpec) -> None:
+    """Write the report of the study that `spec` belongs to, and log its table and its files."""
+    from roadmap.models.inspection import structure_of_config
     from roadmap.report.writer import write_report
 
-    say(write_report(study_folder(spec), Path(spec.reports) / spec.study))
+    logger.info(write_report(study_folder(spec), Path(spec.reports) / spec.study, structure_of_config))
+
+
+def _raise_for_failures(specs: Sequence[RunSpec], lost_runs: dict[Path, dict[str, Any]]) -> None:
+    """Raise RunFailed, with a line for each run, if not all runs completed."""
+    failures = []
+    for spec in specs:
+        folder = run_folder(spec)
+        missing = {"status": FAILED, "error": "it left no record"}
+        record = read_record(folder) or lost_runs.get(folder, missing)
+        if record["status"] != COMPLETED:
+            failures.append(f"{folder.name}: {summarize_record(record)}")
+    if failures:
+        raise RunFailed("\n".join([f"{len(failures)} of {len(specs)} runs did not complete:", *failures]))

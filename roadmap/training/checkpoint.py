@@ -1,7 +1,8 @@
-"""Where a run is, on disk, so that the same command goes on from there.
+"""Checkpoints: the state of a run on disk, from which the same command resumes it.
 
-A file is a magic line, the SHA-256 of what follows, and PyTorch's own format, read with `weights_only=True`: tensors
-and plain values, never code. The one before is kept; a file that is not whole, or not of this run, is named and left.
+A file consists of a magic line, the SHA-256 of the rest, and PyTorch's own format, which is read with
+`weights_only=True`: it can contain tensors and plain values, but no code. The previous checkpoint is kept. A file that
+is damaged or belongs to another run is renamed and reported, and the previous one is used.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ NAME, PREVIOUS, BAD = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.bad
 
 
 class CheckpointError(Exception):
-    """A file that is no whole checkpoint of this run; one line that names it."""
+    """A file is not an intact checkpoint of this run; the message names the file in one line."""
 
 
 def save(folder: Path, run: str, state: dict[str, Any]) -> None:
-    """Write `state` (tensors and plain values) of the run named `run`; the checkpoint before stays as the previous one.
+    """Write `state` (tensors and plain values) of the run named `run`; the last checkpoint becomes the previous one.
 
-    Whenever the process dies, one of the two is whole. Raises OSError where it cannot be written: then both stay.
+    At every moment one of the two files is intact, also if the process is killed. Raises OSError if the file cannot be
+    written; then both files stay as they are.
     """
     buffer = io.BytesIO()
     torch.save({"run": run, "state": state}, buffer)
@@ -40,46 +42,51 @@ def save(folder: Path, run: str, state: dict[str, Any]) -> None:
             previous = folder / PREVIOUS
             previous.unlink(missing_ok=True)
             try:
-                previous.hardlink_to(path)  # so that `path` is there at every moment
+                previous.hardlink_to(path)  # a link instead of a move: `path` exists at every moment
             except OSError:  # a file system without links
                 path.replace(previous)
 
     write_atomically(path, MAGIC + hashlib.sha256(content).digest() + content, before_replacing=keep_previous)
 
 
-def load(folder: Path, run: str, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest whole checkpoint of the run named `run`; None where there is none. `say` hears of each bad one."""
+def load(folder: Path, run: str, report: Callable[[str], None]) -> dict[str, Any] | None:
+    """Return the state in the newest intact checkpoint of the run named `run`, or None.
+
+    Calls `report` with a message for each checkpoint that cannot be used, and renames that file to `BAD`, so that the
+    next `save` does not make it the previous checkpoint.
+    """
     for name in (NAME, PREVIOUS):
         if (folder / name).exists():
             try:
                 return read(folder / name, run)
             except CheckpointError as error:
-                say(f"checkpoint not used: {error}; kept as {BAD}")
-                (folder / name).replace(folder / BAD)  # lest it take the place of the good one before
+                report(f"checkpoint not used: {error}; kept as {BAD}")
+                (folder / name).replace(folder / BAD)
     return None
 
 
 def read(path: Path, run: str) -> dict[str, Any]:
-    """The state in one file. Raises CheckpointError."""
+    """Return the state in one file. Raises CheckpointError."""
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from error
     digest, content = raw[len(MAGIC) : len(MAGIC) + 32], raw[len(MAGIC) + 32 :]
     if not raw.startswith(MAGIC):
-        raise CheckpointError(f"{path}: is no checkpoint of roadmap")
+        raise CheckpointError(f"{path}: not a checkpoint of roadmap")
     if hashlib.sha256(content).digest() != digest:
-        raise CheckpointError(f"{path}: is damaged (its checksum differs)")
+        raise CheckpointError(f"{path}: damaged, its checksum differs")
     try:
-        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        owner, state = found["run"], found["state"]
-    except Exception as error:  # torch raises many kinds for what it refuses to read
-        raise CheckpointError(f"{path}: holds more than tensors and plain values; not read") from error
-    if owner != run:
-        raise CheckpointError(f"{path}: is of another run ({owner})")
+        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        saved_run, state = saved["run"], saved["state"]
+    except Exception as error:  # torch raises many types for what it refuses to read
+        raise CheckpointError(f"{path}: contains more than tensors and plain values; not loaded") from error
+    if saved_run != run:
+        raise CheckpointError(f"{path}: belongs to another run ({saved_run})")
     return dict(state)
 
 
 def remove(folder: Path) -> None:
+    """Delete all checkpoints in `folder`."""
     for name in (BAD, PREVIOUS, NAME):
         (folder / name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Where a run computes and in which arithmetic."""
+"""Device and dtype of a run, and PyTorch's global settings for it."""
 
 from __future__ import annotations
 
@@ -11,29 +11,33 @@ from dataclasses import dataclass
 
 import torch
 
-from roadmap.config.schema import Device, Precision, SpecError
+from roadmap.config.choices import Device, Precision
+from roadmap.config.schema import SpecError
 from roadmap.models import cpu_kernels
 from roadmap.runtime.system import cpu_name
 
 
 @dataclass(frozen=True)
 class DeviceConfig:
+    """The device and the precision that a run computes with."""
+
     device: torch.device
     precision: Precision  # fp32 or bf16
     reason: str  # for the precision
 
     def autocast(self) -> AbstractContextManager[object]:
+        """Return the context in which the network computes in the run's precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision is Precision.bf16)
 
     def synchronize(self) -> None:
-        """Wait until all work is done, so that a clock tells the truth."""
+        """Wait until the device has finished all work. Needed before a clock is read."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         elif self.device.type == "mps":
             torch.mps.synchronize()
 
     def peak_memory_mib(self) -> float:
-        """Of the accelerator's memory, as PyTorch took it; on a CPU of the process, all libraries included."""
+        """Return the peak of the accelerator memory that PyTorch allocated; on a CPU, the peak of the whole process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated() / 2**20
         if self.device.type == "mps":
@@ -42,6 +46,7 @@ class DeviceConfig:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
     def name(self) -> str:
+        """Return the model name of the GPU or processor."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name()
         return cpu_name() if self.device.type == "cpu" else platform.processor()
@@ -51,29 +56,32 @@ class DeviceConfig:
         return f"{self.device.type} ({self.name()}{threads}), {self.precision.value} ({self.reason})"
 
 
-def choose_device(wanted: Device, precision: Precision) -> DeviceConfig:
-    """The place for `device=` and `precision=`; `auto` takes CUDA, then MPS, then the CPU. Raises SpecError where the
-    device is not there."""
+def choose_device(device_choice: Device, precision: Precision) -> DeviceConfig:
+    """Return the device and precision for `device=` and `precision=`.
+
+    `device=auto` takes CUDA if available, else MPS, else the CPU. Raises SpecError if the device is not available.
+    """
     available = {
         Device.cuda: torch.cuda.is_available(),
         Device.mps: torch.backends.mps.is_available(),
         Device.cpu: True,
     }
-    if wanted is Device.auto:
-        wanted = next(device for device, there in available.items() if there)
-    if not available[wanted]:
-        raise SpecError(f"device={wanted.value}: PyTorch finds no such device here; use device=auto")
-    device = torch.device(wanted.value)
+    if device_choice is Device.auto:
+        device_choice = next(choice for choice, is_available in available.items() if is_available)
+    if not available[device_choice]:
+        raise SpecError(f"device={device_choice.value}: PyTorch finds no such device here; use device=auto")
+    device = torch.device(device_choice.value)
     if precision is not Precision.auto:
-        return DeviceConfig(device, precision, "as asked")
-    return DeviceConfig(device, *_precision(device))
+        return DeviceConfig(device, precision, "as requested")
+    return DeviceConfig(device, *_auto_precision(device))
 
 
-def _precision(device: torch.device) -> tuple[Precision, str]:
+def _auto_precision(device: torch.device) -> tuple[Precision, str]:
+    """Return bf16 where the device has units for it, else fp32, and the reason."""
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Precision.bf16, "this GPU computes in it"
-        return Precision.fp32, "this GPU has no bf16"
+            return Precision.bf16, "GPU has bf16"
+        return Precision.fp32, "GPU has no bf16"
     if device.type == "cpu":
         unit = cpu_bf16_unit()
         return (Precision.bf16, f"processor has {unit}") if unit else (Precision.fp32, "processor has no bf16")
@@ -81,14 +89,14 @@ def _precision(device: torch.device) -> tuple[Precision, str]:
 
 
 def cpu_bf16_unit() -> str | None:
-    """The unit of this processor that multiplies bf16 matrices, if any."""
+    """Return the name of this processor's unit for bf16 matrix products, or None."""
     if torch.cpu._is_amx_tile_supported():
         return "AMX"
     return "AVX512-BF16" if torch.cpu._is_avx512_bf16_supported() else None
 
 
-def set_global_switches(place: DeviceConfig, deterministic: bool, fast_kernels: bool) -> None:
-    """Set the global switches of this process: TF32 on, deterministic algorithms and our CPU kernels if asked for."""
+def configure_torch(device_config: DeviceConfig, deterministic: bool, fast_kernels: bool) -> None:
+    """Set PyTorch's global settings in this process: TF32 on, deterministic algorithms and our CPU kernels if asked."""
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = not deterministic
@@ -96,7 +104,7 @@ def set_global_switches(place: DeviceConfig, deterministic: bool, fast_kernels: 
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its sums only with this
     torch.use_deterministic_algorithms(deterministic)
     cpu_kernels.enable(fast_kernels)
-    if place.device.type == "cpu":
+    if device_config.device.type == "cpu":
         cpu_kernels.keep_memory()
-    elif place.device.type == "cuda":
+    elif device_config.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

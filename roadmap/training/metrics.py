@@ -1,20 +1,29 @@
-"""What a run measures while it trains."""
+"""Measurements of a run during training, and what of them the record and the checkpoint contain."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+import numpy as np
+import torch
+
 from roadmap.training.evaluation import Evaluation
+
+NOT_IN_OUTCOME = ("evaluation", "started")  # fields that the checkpoint's "outcome" does not contain
+CONTINUED = ("curve", "train_seconds", "train_images", "unreadable", "earlier_seconds", "evaluation")
 
 
 @dataclass
 class Metrics:
-    """What came of a run, as far as it got."""
+    """What a run has measured so far.
+
+    The names of the fields, except `NOT_IN_OUTCOME`, are keys in checkpoints.
+    """
 
     curve: list[dict[str, float | int | None]] = field(default_factory=list)  # one row per epoch
-    evaluation: Evaluation | None = None
+    evaluation: Evaluation | None = None  # the last one
     train_seconds: float = 0.0
     train_images: int = 0
     compile_seconds: float | None = None
@@ -23,28 +32,28 @@ class Metrics:
     threads: int = 0
     processes: int = 1
     peak_memory_mib: float = 0.0
-    unreadable: list[str] = field(default_factory=list)  # training images that were left out
-    earlier_seconds: float = 0.0  # wall clock of the sessions before this one
-    began: float = field(default_factory=time.time)
+    unreadable: list[str] = field(default_factory=list)  # training images that were skipped: path and reason
+    earlier_seconds: float = 0.0  # wall time of this run before it was resumed
+    started: float = field(default_factory=time.time)
 
     @property
     def wall_seconds(self) -> float:
-        """Of all sessions; what a killed one did after its last checkpoint does not count."""
-        return self.earlier_seconds + time.time() - self.began
+        """Wall time of the run, including the time before it was resumed. What a killed process did after its last
+        checkpoint does not count."""
+        return self.earlier_seconds + time.time() - self.started
 
     @property
     def images_per_second(self) -> float | None:
-        """Training throughput: loading, augmentation, forward, backward and the optimizer's step."""
+        """Training throughput: loading, augmentation, forward, backward and optimizer update."""
         return self.train_images / self.train_seconds if self.train_seconds > 0 else None
 
-    def place(self) -> str:
-        return f"{self.processes} processes of {self.threads} threads on {self.device} in {self.precision}"
+    def hardware(self) -> str:
+        """Describe the device, precision and number of processes and threads."""
+        return f"{self.processes} processes with {self.threads} threads each, {self.device}, {self.precision}"
 
-    def measured(self) -> dict[str, Any]:
-        """The part of the record that is known after the run."""
+    def record_fields(self) -> dict[str, Any]:
+        """Return the fields of the record that are known after the run."""
         evaluation = self.evaluation
-        place = {"name": self.device, "precision": self.precision, "threads": self.threads}
-        skipped = {"train": self.unreadable, "test": evaluation.unreadable if evaluation else []}
         return {
             "top1": evaluation.top1 if evaluation else None,
             "top5": evaluation.top5 if evaluation else None,
@@ -55,6 +64,38 @@ class Metrics:
             "train_seconds": self.train_seconds,
             "compile_seconds": self.compile_seconds,
             "peak_memory_mib": self.peak_memory_mib,
-            "device": place | {"processes": self.processes},
-            "unreadable": skipped,
+            "device": {
+                "name": self.device,
+                "precision": self.precision,
+                "threads": self.threads,
+                "processes": self.processes,
+            },
+            "unreadable": {"train": self.unreadable, "test": evaluation.unreadable if evaluation else []},
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the part of a checkpoint that holds these measurements, as plain values and tensors.
+
+        The keys "outcome" and "evaluation" are older than the names in this class. They stay, so that checkpoints of
+        earlier versions remain readable.
+        """
+        outcome = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in NOT_IN_OUTCOME}
+        outcome["earlier_seconds"] = self.wall_seconds
+        evaluation: dict[str, Any] | None = None
+        if self.evaluation is not None:
+            evaluation = asdict(self.evaluation) | {"correct": torch.from_numpy(self.evaluation.correct)}
+        return {"outcome": outcome, "evaluation": evaluation}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> Metrics:
+        """Return the measurements in a checkpoint. Raises KeyError or TypeError if its keys are others."""
+        metrics = cls(**state["outcome"])
+        if state["evaluation"] is not None:
+            correct = np.asarray(state["evaluation"]["correct"])
+            metrics.evaluation = Evaluation(**state["evaluation"] | {"correct": correct})
+        return metrics
+
+    def continue_from(self, earlier: Metrics) -> None:
+        """Take over the results and sums of a checkpoint, but not its device, precision, threads and processes."""
+        for name in CONTINUED:
+            setattr(self, name, getattr(earlier, name))

@@ -1,8 +1,9 @@
-"""The parts of a training recipe: optimizer and schedule, from timm, and what happens to a whole batch of images."""
+"""The parts of a training recipe: optimizer and learning-rate schedule (from timm), batch augmentation, loss."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,18 +13,26 @@ from timm.scheduler.scheduler import Scheduler
 from timm.scheduler.step_lr import StepLRScheduler
 from torch import Tensor, nn
 
+from roadmap.config.choices import LRSchedule, Mixing, Optimizer
 from roadmap.config.schedule import Schedule
-from roadmap.config.schema import LRSchedule, Mixing, Optimizer, RecipeSpec, RunSpec
+from roadmap.config.schema import RecipeSpec, RunSpec
 from roadmap.data import augmentation, rand_augment
 from roadmap.data.images import Batch
 from roadmap.data.transforms import channel_stats, per_channel
 from roadmap.runtime.random import uniform
 
+CHUNK_IMAGES = 2048  # images that are cropped, flipped and RandAugmented together
+
 
 def make_optimizer(model: nn.Module, recipe: RecipeSpec, lr: float) -> torch.optim.Optimizer:
-    """SGD with (plain) momentum or AdamW. Norms, biases and layer scale, the parameters of one dimension, are not
-    decayed unless the recipe says so."""
-    own = {"momentum": recipe.momentum} if recipe.optimizer is Optimizer.sgd else {"betas": tuple(recipe.betas)}
+    """Return SGD with (plain) momentum or AdamW over all parameters of `model`.
+
+    Weight decay does not apply to parameters of one dimension (norms, biases, layer scale), unless
+    `recipe.decay_norms_and_biases`.
+    """
+    options: dict[str, Any] = {"betas": tuple(recipe.betas)}
+    if recipe.optimizer is Optimizer.sgd:
+        options = {"momentum": recipe.momentum}
     return create_optimizer_v2(
         model,
         opt="momentum" if recipe.optimizer is Optimizer.sgd else "adamw",  # timm's "sgd" is Nesterov's
@@ -31,71 +40,78 @@ def make_optimizer(model: nn.Module, recipe: RecipeSpec, lr: float) -> torch.opt
         weight_decay=recipe.weight_decay,
         filter_bias_and_bn=not recipe.decay_norms_and_biases,
         fused=True,
-        **own,
+        **options,
     )
 
 
-def make_lr_schedule(
-    optimizer: torch.optim.Optimizer, recipe: RecipeSpec, plan: Schedule, steps_per_epoch: int
+def make_lr_scheduler(
+    optimizer: torch.optim.Optimizer, recipe: RecipeSpec, schedule: Schedule, iterations_per_epoch: int
 ) -> Scheduler:
-    """The learning rate as a function of the step: call `step_update(step)` before step 0, 1, ..."""
-    total = plan.epochs * steps_per_epoch
-    warmup = {"warmup_t": round(plan.warmup_share * total), "warmup_lr_init": 0.0, "t_in_epochs": False}
+    """Return the learning rate as a function of the training iteration: cosine or step decay, after a linear warm-up.
+
+    Call `step_update(iteration)` before each iteration; it counts from 0 over all epochs.
+    """
+    total = schedule.epochs * iterations_per_epoch
+    warmup = {"warmup_t": round(schedule.warmup_share * total), "warmup_lr_init": 0.0, "t_in_epochs": False}
     if recipe.schedule is LRSchedule.cosine:
         return CosineLRScheduler(optimizer, t_initial=max(total, 2), lr_min=recipe.min_lr, **warmup)
-    decay_t = max(1, round(plan.decay_share * total))
+    decay_t = max(1, round(schedule.decay_share * total))
     return StepLRScheduler(optimizer, decay_t=decay_t, decay_rate=recipe.decay_rate, **warmup)
 
 
-CHUNK_IMAGES = 2048  # images that are cropped, flipped and RandAugmented together
-
-
 class BatchAugment:
-    """A batch of uint8 images and labels -> normalized float32 images on the device and targets for `loss`.
+    """Turns a batch of uint8 images and labels into normalized float32 images on the device and targets of the loss.
 
-    With `whole`, crop, flip and RandAugment happen here too, to all images at once; else loader processes did them.
+    With `augment_images`, crop, flip and RandAugment happen here too, for many images at once; without it, loader
+    processes have done them.
     """
 
-    def __init__(self, run: RunSpec, device: torch.device, whole: bool = False) -> None:
+    def __init__(self, run: RunSpec, device: torch.device, augment_images: bool = False) -> None:
         data, recipe, share = run.data, run.recipe, run.budget.regularization
-        self.device, self.data, self.seed, self.share, self.whole = device, data, run.seed, share, whole
+        self.device, self.data, self.seed, self.share = device, data, run.seed, share
+        self.augment_images = augment_images
         mean = per_channel(data.mean, data.in_chans)
         self.mean, self.std = (stat.to(device) for stat in channel_stats(data))
-        self.rand_augment = None
-        if recipe.rand_augment is not None and share > 0 and whole:
+        self.rand_augment: rand_augment.RandAugment | None = None
+        if recipe.rand_augment is not None and share > 0 and augment_images:
             fill = [255 * value for value in mean]
             self.rand_augment = rand_augment.RandAugment(recipe.rand_augment, fill, recipe.interpolation)
         self.erasing = recipe.random_erasing * share
-        self.mix = None
+        self.mix: augmentation.Mix | None = None
         if recipe.mixup > 0 or recipe.cutmix > 0:
-            assert run.network.num_classes is not None
-            each = recipe.mixing is Mixing.image
+            num_classes = run.network.num_classes
+            assert num_classes is not None
+            per_image = recipe.mixing is Mixing.image
             smoothing = recipe.label_smoothing
-            self.mix = augmentation.Mix(recipe.mixup, recipe.cutmix, share, run.network.num_classes, smoothing, each)
+            self.mix = augmentation.Mix(recipe.mixup, recipe.cutmix, share, num_classes, smoothing, per_image)
 
     def normalize(self, images: Tensor) -> Tensor:
+        """Return uint8 (N,C,H,W) as float32 on the device, minus the mean and divided by the standard deviation."""
         images = images.to(self.device, non_blocking=True).float()
         return images.sub_(self.mean).div_(self.std)
 
-    def ahead(self, batches: Iterator[Batch], epoch: int) -> Iterator[Batch]:
-        """The same batches, cropped, flipped and RandAugmented if that is to be done here, several at once: of small
-        images that is two to three times as fast as one after the other, and no draw changes."""
-        if not self.whole:
+    def augment_in_chunks(self, batches: Iterator[Batch], epoch: int) -> Iterator[Batch]:
+        """Yield the same batches, cropped, flipped and RandAugmented if `augment_images`.
+
+        Several batches are augmented together: for small images this is two to three times as fast as one batch at a
+        time, and no draw changes.
+        """
+        if not self.augment_images:
             yield from batches
             return
         while True:
-            some = []
+            chunk = []
             for batch in batches:
-                some.append(batch)
-                if len(some) * len(batch.labels) >= CHUNK_IMAGES:
+                chunk.append(batch)
+                if len(chunk) * len(batch.labels) >= CHUNK_IMAGES:
                     break
-            if not some:
+            if not chunk:
                 return
-            images = self._vary(torch.cat([b.images for b in some]), torch.cat([b.indices for b in some]), epoch)
-            for batch, varied in zip(some, images.split([len(b.labels) for b in some]), strict=True):
-                yield batch._replace(images=varied)
+            images = self._augment(torch.cat([b.images for b in chunk]), torch.cat([b.indices for b in chunk]), epoch)
+            for batch, augmented in zip(chunk, images.split([len(b.labels) for b in chunk]), strict=True):
+                yield batch._replace(images=augmented)
 
-    def _vary(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+    def _augment(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
         draws = uniform(self.seed, indices, "crop", epoch, count=3)
         if self.data.crop_padding > 0:
             images = augmentation.crop(images, self.data.crop_padding, draws[:, :2])
@@ -105,20 +121,23 @@ class BatchAugment:
             images = self.rand_augment(images, indices, self.seed, epoch, self.share)
         return images
 
-    def __call__(self, batch: Batch, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """What is left to do to a batch of `ahead`; `batch_size` is that of the global batch, of which it may be a
-        part."""
+    def __call__(self, batch: Batch, epoch: int, iteration: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Normalize, erase and mix a batch of `augment_in_chunks`, and return images (N,C,H,W) and targets.
+
+        `batch_size` is that of the global batch; `batch` may be a part of it. Targets are labels (N,), or distributions
+        (N,K) with Mixup or CutMix.
+        """
         labels = batch.labels.to(self.device, non_blocking=True)
         images = self.normalize(batch.images)
         if self.erasing > 0:
             images = augmentation.random_erase(images, self.erasing, batch.indices, self.seed, epoch)
         if self.mix is not None:
-            where = (None, None) if batch.unreadable else (batch.positions, batch_size)
-            images, labels = self.mix(images, labels, self.seed, epoch, step, *where)
+            positions = (None, None) if batch.unreadable else (batch.positions, batch_size)
+            images, labels = self.mix(images, labels, self.seed, epoch, iteration, *positions)
         return images.contiguous(memory_format=torch.channels_last), labels
 
 
 def training_loss(logits: Tensor, targets: Tensor, recipe: RecipeSpec) -> Tensor:
-    """Mean cross entropy: of labels (N,) with the recipe's smoothing, or of Mixup's distributions (N,K), smoothed."""
+    """Return the mean cross entropy with labels (N,), smoothed here, or with distributions (N,K), smoothed by Mixup."""
     smoothing = recipe.label_smoothing if targets.ndim == 1 else 0.0
     return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)

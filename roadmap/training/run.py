@@ -1,4 +1,4 @@
-"""One run, from its spec to its record: locked, resumable, and whatever happens, told."""
+"""One run, from its spec to its record: locked, resumable, and recorded also if it fails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 import traceback
 from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,8 @@ from roadmap.data import datasets
 from roadmap.data.loaders import train_loader
 from roadmap.data.sampling import BatchSplit
 from roadmap.models import weights
-from roadmap.models.complexity import measure
-from roadmap.models.network import build
+from roadmap.models.complexity import measure_cost
+from roadmap.models.network import build_network
 from roadmap.records.record import (
     COMPLETED,
     DIVERGED,
@@ -38,109 +37,114 @@ from roadmap.records.record import (
 from roadmap.runtime import distributed, lock
 from roadmap.runtime.files import write_atomically
 from roadmap.runtime.signals import Stopped
-from roadmap.runtime.world import current_world
+from roadmap.runtime.world import current_world, is_rank_zero
 from roadmap.training import checkpoint
-from roadmap.training import device as devices
+from roadmap.training.device import choose_device
 from roadmap.training.evaluation import DivergedError
 from roadmap.training.metrics import Metrics
 from roadmap.training.trainer import Trainer
 
 
-def run(spec: RunSpec, command: str = "", title: str = "", wait: bool = False) -> dict[str, Any]:
-    """Run `spec`, write its record and return it; `title` stands before its lines of progress.
+def run(spec: RunSpec, command: str = "", title: str = "", wait: bool = False, group: str = "") -> dict[str, Any]:
+    """Train `spec`, write its record and return it; `title` is the start of each message.
 
-    Goes on from the run's checkpoint if there is one; if another process finished the same run meanwhile, that record
-    is the answer. A run that raises or diverges leaves a record that says so; it does not raise. What raises: SpecError
-    for a setting that turns out to be impossible, lock.Busy where another process has this run (unless `wait`), and
-    Stopped after a signal, with a checkpoint; then no record is written. Under torchrun every process calls it.
+    Resumes from the run's checkpoint if there is one. If another process has finished the same run in the meantime, its
+    record is returned. A run that fails or diverges does not raise: its record contains the reason.
+
+    Under torchrun every process calls this function. `group` tells the attempts at one run apart: all processes of an
+    attempt pass the same value, and each attempt within one torchrun passes another.
+
+    Raises SpecError for a setting that turns out to be impossible, LockedError if another process has locked this run
+    (unless `wait`), and Stopped after a signal, with a checkpoint. Then no record is written.
     """
     folder = run_folder(spec)
-    with distributed.process_group(folder.name, spec.device) as world:
-        if not world.leads:
-            verdict = distributed.broadcast(None)
-            return _run(spec, command, title, folder) if verdict is None else _answer(verdict)
+    group_name = f"{folder.name} {group}"
+    answer: dict[str, Any] | lock.LockedError | None = None  # not None: there is nothing to train here
+    with distributed.process_group(group_name, spec.device) as world:
+        if not world.is_rank_zero:
+            answer = distributed.broadcast(None)
+            return _train_and_record(spec, command, title, group_name) if answer is None else _return_or_raise(answer)
         with ExitStack() as stack:
-            verdict = None  # a finished record, or why not to run
             try:
                 stack.enter_context(lock.hold(folder, wait))
-                verdict = None if spec.force else finished_record(spec)
-            except lock.LockedError as busy:
-                verdict = busy
-            distributed.broadcast(verdict)
-            if verdict is not None:
-                return _answer(verdict)
+                answer = None if spec.force else finished_record(spec)
+            except lock.LockedError as error:
+                answer = error
+            distributed.broadcast(answer)
+            if answer is not None:
+                return _return_or_raise(answer)
             remove_leftovers(folder)
-            if (read_record(folder) or {}).get("status") in FINISHED:  # force=true: begin anew
+            if (read_record(folder) or {}).get("status") in FINISHED:  # force=true: start again
                 checkpoint.remove(folder)
                 keep_previous_record(folder)
             try:
-                return _run(spec, command, title, folder)
+                return _train_and_record(spec, command, title, group_name)
             except BaseException:
                 lock.remove_empty(folder)
                 raise
 
 
-def _answer(verdict: dict[str, Any] | lock.LockedError) -> dict[str, Any]:
-    if isinstance(verdict, lock.LockedError):
-        raise verdict
-    return verdict
+def _return_or_raise(answer: dict[str, Any] | lock.LockedError) -> dict[str, Any]:
+    if isinstance(answer, lock.LockedError):
+        raise answer
+    return answer
 
 
-def _run(spec: RunSpec, command: str, title: str, folder: Path) -> dict[str, Any]:
-    content = new_record(spec, command)
-    content["started_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    outcome = Metrics()
-    training: Trainer | None = None
+def _train_and_record(spec: RunSpec, command: str, title: str, group_name: str) -> dict[str, Any]:
+    record = new_record(spec, command)
+    record["started_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    metrics, folder = Metrics(), run_folder(spec)
+    trainer: Trainer | None = None
     try:
-        place = devices.choose_device(spec.device, spec.precision)
-        content |= asdict(measure(spec.network, spec.data.image_size))
-        content |= {"plan": asdict(make_schedule(spec.recipe, spec.budget))}
-        training = Trainer(spec, place, outcome, title)
-        training.resume(folder)
-        training.train(folder)
-        content["status"] = COMPLETED
+        device_config = choose_device(spec.device, spec.precision)
+        record |= asdict(measure_cost(spec.network, spec.data.image_size))
+        record |= {"plan": asdict(make_schedule(spec.recipe, spec.budget))}
+        trainer = Trainer(spec, device_config, metrics, title)
+        trainer.resume(folder)
+        trainer.train(folder)
+        record["status"] = COMPLETED
     except (SpecError, KeyboardInterrupt, Stopped):
         raise
     except DivergedError as error:
-        content |= {"status": DIVERGED, "error": str(error)}
-        if training is not None and len(outcome.curve) < training.plan.epochs:
-            outcome.evaluation = None  # of an earlier epoch: the run has no result
+        record |= {"status": DIVERGED, "error": str(error)}
+        if trainer is not None and len(metrics.curve) < trainer.schedule.epochs:
+            metrics.evaluation = None  # it is that of an earlier epoch: the run has no result
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        content |= {"status": FAILED, "error": reason, "traceback": traceback.format_exc()}
-        print(content["traceback"], file=sys.stderr)
-        if current_world().leads:
-            content["error"] = distributed.published_failure() or reason
+        record |= {"status": FAILED, "error": reason, "traceback": traceback.format_exc()}
+        print(record["traceback"], file=sys.stderr)
+        if is_rank_zero():
+            record["error"] = distributed.published_failure(group_name) or reason
         else:
-            distributed.publish_failure(reason)
-        outcome.evaluation = None
-    content |= outcome.measured() | {"wall_seconds": outcome.wall_seconds}
-    if current_world().leads:
-        if training is not None and outcome.evaluation is not None:
-            write_atomically(folder / "correct.npy", _bytes(outcome.evaluation.correct))
+            distributed.publish_failure(group_name, reason)
+        metrics.evaluation = None
+    record |= metrics.record_fields() | {"wall_seconds": metrics.wall_seconds}
+    if is_rank_zero():
+        if trainer is not None and metrics.evaluation is not None:
+            write_atomically(folder / "correct.npy", _to_bytes(metrics.evaluation.correct))
             if spec.save_weights:
-                write_atomically(folder / "model.pt", _bytes(training.model.state_dict()))
-        write_record(folder, content)  # last: where it is, all is
-        if content["status"] in FINISHED and not spec.keep_checkpoint:
+                write_atomically(folder / "model.pt", _to_bytes(trainer.model.state_dict()))
+        write_record(folder, record)  # last: a folder with a record contains all other files
+        if record["status"] in FINISHED and not spec.keep_checkpoint:
             checkpoint.remove(folder)
-    return content
+    return record
 
 
 def check(spec: RunSpec) -> None:
-    """Raise SpecError where the device, the data or the weights do not fit the spec; nothing is trained or written."""
-    devices.choose_device(spec.device, spec.precision)
+    """Raise SpecError if the device, the data or the weights do not fit the spec. Nothing is trained or written."""
+    choose_device(spec.device, spec.precision)
     splits = datasets.load(spec.data, spec.budget)
     split = BatchSplit(make_schedule(spec.recipe, spec.budget).batch_size, current_world(), spec.accumulate)
     train_loader(splits.train, spec, split, 0, torch.device("cpu"))
     if spec.weights is not None:
-        weights.load_into(build(spec.network, spec.data.image_size), spec)
+        weights.load_into(build_network(spec.network, spec.data.image_size), spec)
 
 
-def _bytes(content: Any) -> bytes:
-    """An array as .npy, a state dict as PyTorch's file (readable with weights_only=True)."""
+def _to_bytes(value: np.ndarray | dict[str, Any]) -> bytes:
+    """Return an array as .npy, a state dict as PyTorch's file (readable with weights_only=True)."""
     buffer = io.BytesIO()
-    if isinstance(content, np.ndarray):
-        np.save(buffer, content)
+    if isinstance(value, np.ndarray):
+        np.save(buffer, value)
     else:
-        torch.save(content, buffer)
+        torch.save(value, buffer)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Train one network and evaluate its last epoch's weights on the test set. Knows nothing of steps or studies."""
+"""Trains one network and evaluates its last epoch's weights on the test set. Independent of steps and studies."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from roadmap.config.schedule import Schedule, make_schedule
@@ -23,258 +21,260 @@ from roadmap.data.images import Batch
 from roadmap.data.loaders import eval_loader, num_workers, train_loader
 from roadmap.data.sampling import BatchSplit
 from roadmap.models import drop_path, weights
-from roadmap.models.network import build
+from roadmap.models.network import build_network
 from roadmap.models.sync_batch_norm import use_sync_batch_norm
 from roadmap.records.record import run_name
 from roadmap.runtime import distributed
-from roadmap.runtime.progress import RunProgress, say
+from roadmap.runtime.logs import logger
+from roadmap.runtime.progress import RunProgress
 from roadmap.runtime.random import derive, seed_all
 from roadmap.runtime.signals import Stopped, StopRequest, deferred_signals
 from roadmap.runtime.world import current_world
 from roadmap.training import checkpoint, recipe
-from roadmap.training import device as devices
+from roadmap.training.device import DeviceConfig, configure_torch
 from roadmap.training.evaluation import DivergedError, Evaluation, check_above_chance, evaluate
 from roadmap.training.metrics import Metrics
 
-LOSS_CHECK_INTERVAL = 50  # steps between two looks at the loss on an accelerator: each look waits for it
+LOSS_CHECK_INTERVAL = 50  # iterations between two checks of the loss on an accelerator: a check waits for the device
 
 
 class Trainer:
-    """A run under way: everything that `train` goes on with, and that a checkpoint holds."""
+    """One run in training: network, optimizer, data, metrics and the position that a checkpoint saves.
 
-    def __init__(self, spec: RunSpec, place: devices.DeviceConfig, outcome: Metrics, title: str = "") -> None:
-        """Raises SpecError where the data or weights do not fit the spec."""
-        self.spec, self.place, self.outcome, self.title = spec, place, outcome, title
-        devices.set_global_switches(place, spec.deterministic, spec.fast_kernels)
+    Use: create it, call `resume(folder)` to continue from a checkpoint, then `train(folder)`.
+    """
+
+    def __init__(self, spec: RunSpec, device_config: DeviceConfig, metrics: Metrics, title: str = "") -> None:
+        """Build everything that the training needs; `metrics` is filled in during the training, and `title` is the
+        start of each message. Raises SpecError if the data or weights do not fit the spec."""
+        self.spec, self.device_config, self.metrics, self.title = spec, device_config, metrics, title
         self.world = current_world()
-        say(f"{title or ' '} on {place}" + (f", {self.world.size} processes" if self.world.size > 1 else ""))
-        outcome.device, outcome.precision = place.name(), place.precision.value
-        outcome.threads, outcome.processes = torch.get_num_threads(), self.world.size
-
-        self.plan = todo = make_schedule(spec.recipe, spec.budget)
-        if self.world.leads:
-            download_if_absent(spec.data)
-        distributed.all_gather(None)  # the others wait for the download
-        splits = datasets.load(spec.data, spec.budget)
-        workers = num_workers(spec.data, place.device.type, self.world)
-        self.split = BatchSplit(todo.batch_size, self.world, spec.accumulate)
-        self.batches = train_loader(splits.train, spec, self.split, workers, place.device)
-        test_batch = min(2 * todo.batch_size, 512)
-        self.test = eval_loader(splits.test, spec, test_batch, workers, place.device, self.world)
+        configure_torch(device_config, spec.deterministic, spec.fast_kernels)
+        self._log(f"on {device_config}" + (f", {self.world.size} processes" if self.world.size > 1 else ""))
+        metrics.device, metrics.precision = device_config.name(), device_config.precision.value
+        metrics.threads, metrics.processes = torch.get_num_threads(), self.world.size
+        self.schedule = make_schedule(spec.recipe, spec.budget)
+        self._load_data()
 
         seed_all(derive(spec.seed, "init"))
-        model = build(spec.network, spec.data.image_size)
+        model = build_network(spec.network, spec.data.image_size)
         if spec.weights is not None:
             weights.load_into(model, spec)
-        self.model: nn.Module = model.to(place.device, memory_format=torch.channels_last)
-        self.optimizer = recipe.make_optimizer(self.model, spec.recipe, todo.lr)
-        self.schedule = recipe.make_lr_schedule(self.optimizer, spec.recipe, todo, self.batches.steps_per_epoch)
-        self.augment = recipe.BatchAugment(spec, place.device, not self.batches.augments)
-        # Where it is: `step` steps of epoch `epoch` are done, the sum of their losses is `loss`; `bad` is the first
-        # step (from 1) whose loss was no finite number, 0 while there is none.
-        self.epoch = self.step = 0
-        self.loss = torch.zeros((), device=place.device)
-        self.bad = torch.zeros((), device=place.device, dtype=torch.int64)
+        device = device_config.device
+        self.model: nn.Module = model.to(device).to(memory_format=torch.channels_last)
+        self.optimizer = recipe.make_optimizer(self.model, spec.recipe, self.schedule.lr)
+        self.lr_scheduler = recipe.make_lr_scheduler(
+            self.optimizer, spec.recipe, self.schedule, self.iterations_per_epoch
+        )
+        self.augment = recipe.BatchAugment(spec, device, augment_images=not self.train_batches.augments)
+        # Position: `iteration` iterations of epoch `epoch` (from 0) are done; `loss_sum` is the sum of their losses.
+        self.epoch = self.iteration = 0
+        self.loss_sum = torch.zeros((), device=device)
+        # The first iteration (from 1) whose loss was not finite; 0 if there is none.
+        self.first_bad_iteration = torch.zeros((), device=device, dtype=torch.int64)
         self.saved_at = time.monotonic()
 
-    def train(self, folder: Path | None = None) -> nn.Module:
-        """Train to the end and return the network; checkpoints go to `folder`, if one is given.
+    def _load_data(self) -> None:
+        spec, device, batch_size = self.spec, self.device_config.device, self.schedule.batch_size
+        if self.world.is_rank_zero:
+            download_if_absent(spec.data)
+        distributed.all_gather(None)  # the other processes wait for the download
+        splits = datasets.load(spec.data, spec.budget)
+        workers = num_workers(spec.data, device.type, self.world)
+        self.split = BatchSplit(batch_size, self.world, spec.accumulate)
+        self.train_batches = train_loader(splits.train, spec, self.split, workers, device)
+        self.iterations_per_epoch = self.train_batches.iterations_per_epoch
+        self.test_batches = eval_loader(splits.test, spec, min(2 * batch_size, 512), workers, device, self.world)
 
-        Raises DivergedError where the loss is not finite or the result is chance, BadImageError on an unreadable image
-        that may not be left out, and Stopped after a signal, with a checkpoint.
+    def train(self, folder: Path | None = None) -> nn.Module:
+        """Train to the end and return the network; write checkpoints to `folder`, if given.
+
+        Raises DivergedError if the loss is not finite or the result is not better than chance, BadImageError on an
+        unreadable image that may not be skipped, and Stopped after a signal, with a checkpoint.
         """
-        todo, steps = self.plan, self.batches.steps_per_epoch
-        with (
-            deferred_signals() as stop,
-            RunProgress(todo.epochs, steps, todo.batch_size, self.title, self.epoch * steps + self.step) as progress,
-        ):
-            forward = self._parallel()
-            while self.epoch < todo.epochs:
+        epochs, per_epoch = self.schedule.epochs, self.iterations_per_epoch
+        evaluated = evaluated_epochs(self.schedule, self.spec.budget.evaluations)
+        done = self.epoch * per_epoch + self.iteration
+        with deferred_signals() as stop, RunProgress(epochs, per_epoch, self.title, done) as progress:
+            forward = self._wrap_model()
+            while self.epoch < epochs:
                 self._train_epoch(forward, progress, stop, folder)
                 row: dict[str, float | int | None] = {
                     "epoch": self.epoch + 1,
                     "lr": self.optimizer.param_groups[0]["lr"],
                     "train_loss": self._mean_loss(),
                 }
-                if self.epoch + 1 in evaluated_epochs(todo, self.spec.budget.evaluations):
-                    on_error = self.spec.data.on_error
-                    with self._telling_where():
-                        found = evaluate(self.model, self.test, self.augment, self.place, on_error, stop)
-                    if found is None:
-                        self._stop(stop, folder)
-                    self.outcome.evaluation = found
-                    progress.test = found.top1
-                    row |= {"test_top1": found.top1, "test_loss": found.loss}
-                self.outcome.curve.append(row)
-                self.epoch, self.step = self.epoch + 1, 0
-                self.loss.zero_()
-        self.outcome.peak_memory_mib = self.place.peak_memory_mib()
-        self.outcome.unreadable = sorted(
-            {error for mine in distributed.all_gather(self.outcome.unreadable) for error in mine}
-        )
+                if self.epoch + 1 in evaluated:
+                    evaluation = self._evaluate(stop, folder)
+                    progress.top1 = evaluation.top1
+                    row |= {"test_top1": evaluation.top1, "test_loss": evaluation.loss}
+                self.metrics.curve.append(row)
+                self.epoch, self.iteration = self.epoch + 1, 0
+                self.loss_sum.zero_()
+        self.metrics.peak_memory_mib = self.device_config.peak_memory_mib()
+        unreadable = distributed.all_gather(self.metrics.unreadable)
+        self.metrics.unreadable = sorted({error for errors in unreadable for error in errors})
         if self.spec.keep_checkpoint:
             self.save(folder)
-        if self.outcome.evaluation is not None and not self.spec.budget.allow_chance:
-            self.epoch, self.step = todo.epochs - 1, steps
-            with self._telling_where():
-                check_above_chance(self.outcome.evaluation)
+        if self.metrics.evaluation is not None and not self.spec.budget.allow_chance:
+            self.epoch, self.iteration = epochs - 1, per_epoch
+            with self._position_in_error():
+                check_above_chance(self.metrics.evaluation)
         return self.model
 
-    @contextmanager
-    def _telling_where(self) -> Iterator[None]:
-        try:
-            yield
-        except DivergedError as error:
-            raise DivergedError(f"{error} ({self._where()})") from None
-
     def _train_epoch(self, forward: nn.Module, progress: RunProgress, stop: StopRequest, folder: Path | None) -> None:
-        """The steps of the epoch that are not done yet."""
+        """Do the iterations of the epoch that are not done yet."""
         self.model.train()
-        steps, outcome = self.batches.steps_per_epoch, self.outcome
-        look_every = 1 if self.place.device.type == "cpu" else LOSS_CHECK_INTERVAL
-        images_before, before, began = outcome.train_images, outcome.train_seconds, time.perf_counter()
-        batches = self.augment.ahead(self.batches.epoch(self.epoch, self.step), self.epoch)
-        while self.step < steps:
-            self.train_step(forward, batches)
-            self.step += 1
-            if self.spec.compile and outcome.compile_seconds is None:  # the first step, which does not count
-                self.place.synchronize()
-                outcome.compile_seconds = time.perf_counter() - began
-                say(f"{self.title or ' '} compiled in {outcome.compile_seconds:.0f} s")
-                began, outcome.train_images = time.perf_counter(), images_before
-            # Several processes have to look at the same steps: there a clock or a signal waits for the next one.
+        metrics, per_epoch = self.metrics, self.iterations_per_epoch
+        check_interval = 1 if self.device_config.device.type == "cpu" else LOSS_CHECK_INTERVAL
+        images_before, seconds_before, started = metrics.train_images, metrics.train_seconds, time.perf_counter()
+        batches = self.augment.augment_in_chunks(self.train_batches.epoch(self.epoch, self.iteration), self.epoch)
+        while self.iteration < per_epoch:
+            self.train_iteration(forward, batches)
+            self.iteration += 1
+            if self.spec.compile and metrics.compile_seconds is None:  # the first iteration: not in the throughput
+                self.device_config.synchronize()
+                metrics.compile_seconds = time.perf_counter() - started
+                self._log(f"compiled in {metrics.compile_seconds:.0f} s")
+                started, metrics.train_images = time.perf_counter(), images_before
+            # All processes must take part in a check: with several, a clock or a signal, which only one of them may
+            # have noticed, waits for the next regular one.
             due, late = self._save_is_due(), self._save_is_late()
-            asked = due or (self.world.size == 1 and (late or bool(stop)))
-            if self.step % look_every and self.step < steps and not asked:
+            check_now = due or (self.world.size == 1 and (late or bool(stop)))
+            if self.iteration % check_interval and self.iteration < per_epoch and not check_now:
                 continue
-            mean = self._mean_loss()
-            outcome.train_seconds = before + time.perf_counter() - began
-            progress.step(self.epoch, self.step, mean, outcome.images_per_second)
-            save, end = distributed.all_reduce_max(due or late, bool(stop))
-            if end:
+            mean_loss = self._mean_loss()
+            metrics.train_seconds = seconds_before + time.perf_counter() - started
+            progress.update(self.epoch, self.iteration, mean_loss, metrics.images_per_second)
+            any_save, any_stop = distributed.all_reduce_max(due or late, bool(stop))
+            if any_stop:
                 self._stop(stop, folder)
-            elif save:
+            elif any_save:
                 self.save(folder)
-                began = time.perf_counter() - (outcome.train_seconds - before)  # the clock stood still
+                started = time.perf_counter() - (metrics.train_seconds - seconds_before)  # without the time of saving
 
-    def train_step(self, forward: nn.Module, batches: Iterator[Batch]) -> None:
-        spec, epoch, step = self.spec, self.epoch, self.step
-        self.schedule.step_update(epoch * self.batches.steps_per_epoch + step)
+    def train_iteration(self, forward: nn.Module, batches: Iterator[Batch]) -> None:
+        """Do one optimizer update with the next parts of `batches`; `forward` is the model, possibly wrapped."""
+        spec, epoch, iteration = self.spec, self.epoch, self.iteration
+        self.lr_scheduler.step_update(epoch * self.iterations_per_epoch + iteration)
         for i, part in enumerate(self.split.parts):
             batch = next(batches)
-            self.outcome.unreadable += [error for error in batch.unreadable if error not in self.outcome.unreadable]
-            drop_path.draw_masks(self.model, spec.seed, epoch, step, batch.positions)
-            images, targets = self.augment(batch, epoch, step, self.split.batch_size)
-            last = i + 1 == len(self.split.parts)
+            self.metrics.unreadable += [error for error in batch.unreadable if error not in self.metrics.unreadable]
+            drop_path.draw_masks(self.model, spec.seed, epoch, iteration, batch.positions)
+            images, targets = self.augment(batch, epoch, iteration, self.split.batch_size)
+            is_last = i + 1 == len(self.split.parts)
             share = len(part) / self.split.batch_size  # of the global batch
-            with nullcontext() if last or not isinstance(forward, DistributedDataParallel) else forward.no_sync():
-                with self.place.autocast():
+            with nullcontext() if is_last or not isinstance(forward, DistributedDataParallel) else forward.no_sync():
+                with self.device_config.autocast():
                     logits = forward(images)
                 loss = recipe.training_loss(logits, targets, spec.recipe) * share
-                (loss * self.world.size).backward()  # which averages over processes: this makes it the sum
-            self.loss += loss.detach()
-            self.outcome.train_images += len(images) * self.world.size
+                (loss * self.world.size).backward()  # DDP averages over processes; this makes it the sum
+            self.loss_sum += loss.detach()
+            self.metrics.train_images += len(images) * self.world.size
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.bad = torch.where((self.bad == 0) & ~self.loss.isfinite(), step + 1, self.bad)
+        is_first_bad = (self.first_bad_iteration == 0) & ~self.loss_sum.isfinite()
+        self.first_bad_iteration = torch.where(is_first_bad, iteration + 1, self.first_bad_iteration)
 
     def _mean_loss(self) -> float:
-        """Of the epoch so far, over all processes. Raises DivergedError."""
-        mean = float(distributed.all_reduce_sum(self.loss.clone())) / self.step
+        """Return the mean loss of this epoch so far, over all processes. Raises DivergedError."""
+        mean = float(distributed.all_reduce_sum(self.loss_sum.clone())) / self.iteration
         if not math.isfinite(mean):
-            first = min(filter(None, distributed.all_gather(int(self.bad))))
-            raise DivergedError(f"the loss is {mean} at epoch {self.epoch + 1}, step {first}")
+            first = min(filter(None, distributed.all_gather(int(self.first_bad_iteration))))
+            raise DivergedError(f"the loss is {mean} at epoch {self.epoch + 1}, iteration {first}")
         return mean
 
-    def _parallel(self) -> nn.Module:
-        """What a step calls: the network itself, compiled if asked for, and under torchrun as DDP."""
+    def _evaluate(self, stop: StopRequest, folder: Path | None) -> Evaluation:
+        on_error = self.spec.data.on_error
+        with self._position_in_error():
+            evaluation = evaluate(self.model, self.test_batches, self.augment, self.device_config, on_error, stop)
+        if evaluation is None:
+            self._stop(stop, folder)
+        self.metrics.evaluation = evaluation
+        return evaluation
+
+    def _wrap_model(self) -> nn.Module:
+        """Return the network as an iteration calls it: under torchrun as DDP, and compiled if `compile`."""
         forward: nn.Module = self.model
+        use_gpu = self.device_config.device.type == "cuda"
         if self.world.size > 1:
             use_sync_batch_norm(self.model)
-            own = [self.place.device] if self.place.device.type == "cuda" else None
-            forward = DistributedDataParallel(self.model, device_ids=own)
+            forward = DistributedDataParallel(self.model, device_ids=[self.device_config.device] if use_gpu else None)
         if self.spec.compile:
-            on_gpu = self.place.device.type == "cuda"
-            forward = torch.compile(forward, mode="reduce-overhead" if on_gpu else "default")  # type: ignore[assignment]
+            forward = torch.compile(forward, mode="reduce-overhead" if use_gpu else "default")  # type: ignore[assignment]
         return forward
 
     def _save_is_due(self) -> bool:
-        steps, done = self.spec.checkpoint_steps, self.epoch * self.batches.steps_per_epoch + self.step
-        return steps is not None and done % steps == 0
+        interval, done = self.spec.checkpoint_steps, self.epoch * self.iterations_per_epoch + self.iteration
+        return interval is not None and done % interval == 0
 
     def _save_is_late(self) -> bool:
         return time.monotonic() - self.saved_at >= 60 * self.spec.checkpoint_minutes
 
     def _stop(self, stop: StopRequest, folder: Path | None) -> NoReturn:
         self.save(folder)
-        raise Stopped(f"stopped by {stop.reason or 'a signal to another process'} at {self._where()}")
+        raise Stopped(f"stopped by {stop.reason or 'a signal to another process'} at {self._position()}")
 
-    def _where(self) -> str:
-        return f"epoch {self.epoch + 1}, step {self.step}"
+    def _position(self) -> str:
+        return f"epoch {self.epoch + 1}, iteration {self.iteration}"
+
+    @contextmanager
+    def _position_in_error(self) -> Iterator[None]:
+        try:
+            yield
+        except DivergedError as error:
+            raise DivergedError(f"{error} ({self._position()})") from None
+
+    def _log(self, message: str) -> None:
+        logger.info(f"{self.title or ' '} {message}")
 
     def save(self, folder: Path | None) -> None:
-        """Write a checkpoint. Where that fails the run goes on, and the one before stays."""
-        total = distributed.all_reduce_sum(self.loss.clone())
-        if folder is not None and self.world.leads:
+        """Write a checkpoint. If that fails, the training continues and the previous checkpoint is kept."""
+        loss_sum = distributed.all_reduce_sum(self.loss_sum.clone())
+        if folder is not None and self.world.is_rank_zero:
+            # The keys "step" and "loss" are older than the names of the attributes: they keep old checkpoints readable.
+            state = {
+                "epoch": self.epoch,
+                "step": self.iteration,
+                "loss": loss_sum.cpu(),
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                **self.metrics.state_dict(),
+            }
             try:
-                checkpoint.save(folder, run_name(self.spec), self._state(total))
+                checkpoint.save(folder, run_name(self.spec), state)
             except OSError as error:
-                say(f"{self.title or ' '} no checkpoint at {self._where()}: {error.strerror}; the one before stays")
+                self._log(f"no checkpoint at {self._position()}: {error.strerror}; previous checkpoint kept")
         self.saved_at = time.monotonic()
 
-    def _state(self, loss: Tensor) -> dict[str, Any]:
-        aside = ("evaluation", "began")
-        outcome = {f.name: getattr(self.outcome, f.name) for f in fields(self.outcome) if f.name not in aside}
-        outcome["earlier_seconds"] = self.outcome.wall_seconds
-        evaluation = None
-        if self.outcome.evaluation is not None:
-            evaluation = asdict(self.outcome.evaluation)
-            evaluation["correct"] = torch.from_numpy(evaluation["correct"])
-        return {
-            "epoch": self.epoch,
-            "step": self.step,
-            "loss": loss.cpu(),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "outcome": outcome,
-            "evaluation": evaluation,
-        }
-
     def resume(self, folder: Path) -> None:
-        """Go on from the newest good checkpoint in `folder`, if there is one; all processes from the same."""
+        """Continue from the newest intact checkpoint in `folder`, if there is one; all processes from the same.
+
+        Raises SpecError if another version of the code wrote it.
+        """
         state = None
-        if self.world.leads:
-            name = run_name(self.spec)
-            state = checkpoint.load(folder, name, lambda text: say(f"{self.title or ' '} {text}"))
+        if self.world.is_rank_zero:
+            state = checkpoint.load(folder, run_name(self.spec), self._log)
         state = distributed.broadcast(state)
         if state is None:
             return
-        self.epoch, self.step = state["epoch"], state["step"]
-        if self.world.leads:
-            self.loss += state["loss"].to(self.loss.device)
         try:
+            self.epoch, self.iteration = state["epoch"], state["step"]
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            before = Metrics(**state["outcome"])
+            earlier = Metrics.from_state_dict(state)
+            if self.world.is_rank_zero:  # the sum over all processes, which must count once
+                self.loss_sum += state["loss"].to(self.loss_sum.device)
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
-            what = f"{folder / checkpoint.NAME}: was written by another version of this code; remove it to begin anew"
-            raise SpecError(what) from error
-        for name in ("curve", "train_seconds", "train_images", "unreadable", "earlier_seconds"):
-            setattr(self.outcome, name, getattr(before, name))
-        if state["evaluation"] is not None:
-            correct = np.asarray(state["evaluation"]["correct"])
-            self.outcome.evaluation = Evaluation(**state["evaluation"] | {"correct": correct})
-        say(f"{self.title or ' '} goes on from its checkpoint at {self._where()}")
-        then, now = before.place(), self.outcome.place()
-        if then != now:
-            say(f"{self.title or ' '} it was written by {then}, not {now}: sums may differ in their last bits")
+            message = "written by another version of this code; delete it to start the run again"
+            raise SpecError(f"{folder / checkpoint.NAME}: {message}") from error
+        self.metrics.continue_from(earlier)
+        self._log(f"resuming from checkpoint at {self._position()}")
+        before, now = earlier.hardware(), self.metrics.hardware()
+        if before != now:
+            self._log(f"checkpoint was written by {before}; now {now}: sums may differ in their last bits")
 
 
-def train(spec: RunSpec, place: devices.DeviceConfig, outcome: Metrics, title: str = "") -> nn.Module:
-    """The trained network, on `place`, without checkpoints; `outcome` is filled in on the way."""
-    return Trainer(spec, place, outcome, title).train()
-
-
-def evaluated_epochs(todo: Schedule, evaluations: int) -> set[int]:
-    """The epochs, from 1, after which the test set is looked at: evenly spread, the last one always."""
-    return {math.ceil((i + 1) * todo.epochs / evaluations) for i in range(evaluations)}
+def evaluated_epochs(schedule: Schedule, evaluations: int) -> set[int]:
+    """Return the epochs, from 1, after which the test set is evaluated: evenly spread, always with the last one."""
+    return {math.ceil((i + 1) * schedule.epochs / evaluations) for i in range(evaluations)}

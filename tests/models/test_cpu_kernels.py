@@ -1,10 +1,11 @@
-"""The fast CPU kernels: the numbers are PyTorch's, whatever the shape, the memory format and the arithmetic."""
+"""The fast CPU kernels give PyTorch's results, for all shapes, memory formats and dtypes."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import roadmap
 from roadmap.models import cpu_kernels, layers
 from roadmap.models.complexity import measure_module
+from roadmap.models.network import Network
+from tests.models.specs import network_spec
 
 Arguments = tuple[Tensor, Tensor, Tensor | None, int, int]  # x, weight, bias, stride, padding
 
@@ -35,7 +37,7 @@ DENSE = [
 
 
 @pytest.fixture(autouse=True)
-def _switched_on_again() -> Iterator[None]:
+def _enable_afterwards() -> Iterator[None]:
     yield
     cpu_kernels.enable(True)
 
@@ -48,15 +50,15 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: 
     return F.conv2d(x, weight, bias, stride, padding, 1, x.shape[1] // weight.shape[1])
 
 
-def made(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], stride: int, padding: int) -> Arguments:
+def make_arguments(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], stride: int, padding: int) -> Arguments:
     torch.manual_seed(0)
     x = torch.randn(x_shape).contiguous(memory_format=torch.channels_last)
     return x, torch.randn(weight_shape), torch.randn(weight_shape[0]), stride, padding
 
 
 CASES = [
-    *[(depthwise, made((n, c, h, w), (c, 1, k, k), s, k // 2)) for n, c, h, w, k, s in DEPTHWISE],
-    *[(cpu_kernels.conv2d, made((n, c, h, w), (o, c, k, k), s, p)) for n, c, o, h, w, k, s, p in DENSE],
+    *[(depthwise, make_arguments((n, c, h, w), (c, 1, k, k), s, k // 2)) for n, c, h, w, k, s in DEPTHWISE],
+    *[(cpu_kernels.conv2d, make_arguments((n, c, h, w), (o, c, k, k), s, p)) for n, c, o, h, w, k, s, p in DENSE],
 ]
 NAMES = [
     f"{function.__name__}-{tuple(args[0].shape)}-{tuple(args[1].shape)}-stride{args[3]}" for function, args in CASES
@@ -68,25 +70,25 @@ Function = Callable[..., Tensor]
 def results(function: Function, arguments: Arguments, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """The output, and the gradients of x, weight and bias for a fixed random gradient of the output."""
     *tensors, stride, padding = arguments
-    given = [tensor.to(dtype).detach().requires_grad_() for tensor in tensors]
-    y = function(*given, stride, padding)
+    leaves = [tensor.to(dtype).detach().requires_grad_() for tensor in tensors if tensor is not None]
+    y = function(*leaves, stride, padding)
     torch.manual_seed(1)
-    return [y, *torch.autograd.grad(y, given, torch.randn(y.shape).to(y.dtype))]
+    return [y, *torch.autograd.grad(y, leaves, torch.randn(y.shape).to(y.dtype))]
 
 
 def assert_close(ours: list[Tensor], exact: list[Tensor], tolerance: float) -> None:
-    """Every number within `tolerance` times the largest of its tensor."""
-    for mine, right in zip(ours, exact, strict=True):
-        assert mine.shape == right.shape
-        assert (mine.double() - right).abs().max() <= tolerance * right.abs().max()
+    """Every number is within `tolerance` times the largest of its tensor."""
+    for tensor, expected in zip(ours, exact, strict=True):
+        assert tensor.shape == expected.shape
+        assert (tensor.double() - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 @every_case
-def test_float32_is_pytorchs(function: Function, arguments: Arguments) -> None:
+def test_float32_equals_pytorch(function: Function, arguments: Arguments) -> None:
     exact = results(plain, arguments, torch.float64)
     ours = results(function, arguments)
     assert_close(ours, exact, 1e-5)
-    if arguments[0].shape[1] > 1:  # of one channel, the two formats are the same
+    if arguments[0].shape[1] > 1:  # with one channel, the two memory formats are the same
         assert ours[0].is_contiguous(memory_format=torch.channels_last)
     nchw = (arguments[0].contiguous(), *arguments[1:])
     assert_close(results(function, nchw), exact, 1e-5)
@@ -95,7 +97,7 @@ def test_float32_is_pytorchs(function: Function, arguments: Arguments) -> None:
 
 
 @every_case
-def test_bfloat16_under_autocast_is_as_good_as_bfloat16_is(function: Function, arguments: Arguments) -> None:
+def test_bfloat16_under_autocast_is_as_exact_as_bfloat16(function: Function, arguments: Arguments) -> None:
     exact = results(plain, arguments, torch.float64)
     with torch.autocast("cpu", torch.bfloat16):
         ours = results(function, arguments)
@@ -105,23 +107,23 @@ def test_bfloat16_under_autocast_is_as_good_as_bfloat16_is(function: Function, a
 
 
 @every_case
-def test_results_repeat_to_the_bit(function: Function, arguments: Arguments) -> None:
+def test_results_repeat_bit_for_bit(function: Function, arguments: Arguments) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         first, second = results(function, arguments), results(function, arguments)
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
 @every_case
-def test_gradients_without_those_of_x_or_bias(function: Function, arguments: Arguments) -> None:
+def test_gradient_of_the_weight_alone(function: Function, arguments: Arguments) -> None:
     x, weight, _, stride, padding = arguments
     leaf = weight.clone().requires_grad_()
     y = function(x, leaf, None, stride, padding)
     y.sum().backward()
     exact = weight.double().requires_grad_()
-    right = plain(x.double(), exact, None, stride, padding)
-    right.sum().backward()
+    expected = plain(x.double(), exact, None, stride, padding)
+    expected.sum().backward()
     assert leaf.grad is not None and exact.grad is not None
-    assert_close([y, leaf.grad], [right, exact.grad], 1e-5)
+    assert_close([y, leaf.grad], [expected, exact.grad], 1e-5)
     with torch.no_grad():
         assert not function(x, leaf, None, stride, padding).requires_grad
 
@@ -129,32 +131,30 @@ def test_gradients_without_those_of_x_or_bias(function: Function, arguments: Arg
 @pytest.mark.parametrize("shape", [s for s in DEPTHWISE if s[0] * s[1] * s[2] * s[3] * s[4] < 2000], ids=str)
 def test_gradcheck_of_depthwise(shape: tuple[int, ...]) -> None:
     n, c, h, w, k, stride = shape
-    tensors = [
-        t.double().requires_grad_() for t in made((n, c, h, w), (c, 1, k, k), stride, k // 2)[:3] if t is not None
-    ]
-    assert torch.autograd.gradcheck(
-        lambda x, weight, bias: cpu_kernels.depthwise_conv2d(x, weight, bias, stride), tensors, fast_mode=True
-    )
+    arguments = make_arguments((n, c, h, w), (c, 1, k, k), stride, k // 2)
+    tensors = [tensor.double().requires_grad_() for tensor in arguments[:3] if tensor is not None]
+    function = partial(cpu_kernels.depthwise_conv2d, stride=stride)
+    assert torch.autograd.gradcheck(function, tensors, fast_mode=True)
 
 
 @pytest.mark.parametrize("step", ["baseline", "inverted_bottleneck", "large_kernel", "separate_downsampling"])
 @pytest.mark.parametrize("size", [8, 32])
-def test_networks_learn_the_same_with_and_without(step: str, size: int) -> None:
-    """Gradients of whole networks, in float64: then nothing but a mistake makes a difference."""
+def test_networks_have_the_same_gradients_with_and_without_fast_kernels(step: str, size: int) -> None:
+    """In float64, so that rounding is too small to hide an error."""
     fields: dict[str, Any] = {"depths": [1, 1, 2, 1], "width": 8, "num_classes": 5, "drop_path": 0.0}
     torch.manual_seed(0)
-    model = roadmap.create_model(step, stem_stride=max(1, size // 8), **fields).double()
+    model = Network(network_spec(step, stem_stride=max(1, size // 8), **fields)).double()
     images = torch.randn(4, 3, size, size, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
     gradients = []
     for fast in (True, False):
         cpu_kernels.enable(fast)
         loss = F.cross_entropy(model(images), torch.arange(4))
         gradients.append(torch.autograd.grad(loss, list(model.parameters())))
-    for ours, right in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, right, rtol=1e-8, atol=1e-10)
+    for ours, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-10)
 
 
-def test_off_is_plain_pytorch() -> None:
+def test_disabled_kernels_are_plain_pytorch() -> None:
     cpu_kernels.enable(False)
     x = torch.randn(2, 8, 4, 4, requires_grad=True)
     for layer in (layers.Conv2d(8, 8, 1), layers.DepthwiseConv2d(8, 8, 7, padding=3, groups=8)):
@@ -162,22 +162,22 @@ def test_off_is_plain_pytorch() -> None:
     assert cpu_kernels.to_float32(x.bfloat16()).dtype is torch.bfloat16
 
 
-def test_other_devices_get_plain_convolutions() -> None:
-    """So that costs counted on the meta device are those of convolutions."""
+def test_other_devices_use_plain_convolutions() -> None:
+    """The costs counted on the meta device are therefore those of convolutions."""
     with torch.device("meta"):
         layer, x = nn.Conv2d(8, 16, 1), torch.empty(1, 8, 4, 4)
         ours = layers.Conv2d(8, 16, 1)
     assert measure_module(ours, x) == measure_module(layer, x)
 
 
-def test_memory_is_kept_once_asked_for() -> None:
-    """In a process of its own: it cannot be undone."""
+def test_freed_memory_is_kept() -> None:
+    """In a process of its own, because the setting cannot be undone."""
     program = (
-        "import resource, torch\nfrom roadmap.models import cpu_kernels as kernels\n"
-        "kept = kernels.keep_memory(); faults = []\n"
+        "import resource, torch\nfrom roadmap.models import cpu_kernels\n"
+        "kept = cpu_kernels.keep_memory(); faults = []\n"
         "for i in range(20): torch.empty(3 << 22).fill_(1); faults.append(resource.getrusage(0).ru_minflt)\n"
-        "assert kernels.keep_memory() == kept; print(kept, faults[-1] - faults[-4])"
+        "assert cpu_kernels.keep_memory() == kept; print(kept, faults[-1] - faults[-4])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    kept, faults = done.stdout.split()
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    kept, faults = process.stdout.split()
     assert kept == "False" or int(faults) < 1000

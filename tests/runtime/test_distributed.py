@@ -1,88 +1,131 @@
-"""Several processes, several parts, other launchers: the same read_records as one process leaves."""
+"""Several processes under torchrun: the same records as one process leaves."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import socket
 from pathlib import Path
 
 import pytest
 import torch
 
+from roadmap.config.choices import Device, Precision
 from roadmap.config.compose import compose
-from roadmap.config.schema import Device, Precision
+from roadmap.config.schema import RunSpec
 from roadmap.data.sampling import batch_positions
 from roadmap.records.record import run_folder
 from roadmap.runtime import distributed
 from roadmap.runtime.world import SINGLE_PROCESS, current_world
-from roadmap.training import device, trainer
+from roadmap.sweep.processes import process_context
+from roadmap.training.device import choose_device
 from roadmap.training.metrics import Metrics
+from roadmap.training.run import run
+from roadmap.training.trainer import Trainer
 from tests.conftest import TINY, CommandLine
 from tests.helpers import THREE_STEPS, assert_same_results, read_records, torchrun
 
 LOADED = (*TINY, "budget.epochs=2", "budget.regularization=1", "network.drop_path=0.3", "precision=fp32")
 
 
-@pytest.mark.slow
-def test_a_study_under_torchrun_ends_in_the_records_of_one_process(command_line: CommandLine, tmp_path: Path) -> None:
-    words = ("-m", f"+step={THREE_STEPS}", *LOADED)
-    one = command_line(*words, "out=one", "reports=told_one")
-    assert one.returncode == 0, one.stderr
-    two = torchrun(*words, "out=two", "reports=told_two", cwd=tmp_path)
-    assert two.returncode == 0, two.stderr
-    assert two.stdout.count("3 runs below") == 1 and "2 processes" in two.stdout  # one of them speaks
+def train_first_epochs(spec: RunSpec, epochs: int, folder: Path) -> None:
+    """Leave a checkpoint after `epochs` epochs of the run, trained in this process, in `folder`."""
+    trainer = Trainer(spec, choose_device(Device.cpu, Precision.fp32), Metrics())
+    trainer.schedule = dataclasses.replace(trainer.schedule, epochs=epochs)
+    trainer.train(folder)
+    trainer.save(folder)
+
+
+def test_a_sweep_with_two_processes_leaves_the_records_of_one(tmp_path: Path) -> None:
+    """BatchNorm over both processes; one run is resumed from the checkpoint of a single process."""
+    specs = [compose(f"+step={step}", *LOADED, f"out={tmp_path}/one") for step in ("baseline", "layer_norm")]
+    for spec in specs:
+        run(spec)
+    resumed = dataclasses.replace(specs[1], out=str(tmp_path / "two"))
+    train_first_epochs(specs[1], 1, run_folder(resumed))
+    done = torchrun("-m", "+step=baseline,layer_norm", *LOADED, "out=two", "reports=reports", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 runs in") == 1 and ", 2 processes" in done.stdout  # only rank zero prints
     assert_same_results(read_records(tmp_path / "two"), read_records(tmp_path / "one"))
-    assert {content["device"]["processes"] for content in read_records(tmp_path / "two").values()} == {2}
-    assert (tmp_path / "told_two" / "runs" / "roadmap.png").exists()
-    again = torchrun(*words, "out=two", "reports=told_two", cwd=tmp_path)
-    assert again.returncode == 0 and "3 of them finished before" in again.stdout
+    assert {record["device"]["processes"] for record in read_records(tmp_path / "two").values()} == {2}
+    log = (run_folder(resumed) / "log.txt").read_text()
+    assert "resuming from checkpoint at epoch 2, iteration 0" in log
+    assert "checkpoint was written by 1 processes" in log
+    assert (tmp_path / "reports" / "runs" / "roadmap.png").exists()
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_under_another_number_of_processes(tmp_path: Path) -> None:
-    words = ("+step=layer_norm", *LOADED, "budget.epochs=4")
-    whole = torchrun(*words, "out=whole", processes=1, cwd=tmp_path)
+def test_a_finished_sweep_under_torchrun_is_skipped(command_line: CommandLine, tmp_path: Path) -> None:
+    overrides = ("-m", f"+step={THREE_STEPS}", *LOADED)
+    one = command_line(*overrides, "out=one")
+    assert one.returncode == 0, one.stderr
+    two = torchrun(*overrides, "out=two", cwd=tmp_path)
+    assert two.returncode == 0, two.stderr
+    assert_same_results(read_records(tmp_path / "two"), read_records(tmp_path / "one"))
+    again = torchrun(*overrides, "out=two", cwd=tmp_path)
+    assert again.returncode == 0 and "3 of them already finished" in again.stdout
+
+
+@pytest.mark.slow
+def test_a_single_run_resumes_with_another_number_of_processes(tmp_path: Path) -> None:
+    overrides = ("+step=layer_norm", *LOADED, "budget.epochs=4")
+    whole = torchrun(*overrides, "out=whole", processes=1, cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
-    spec = compose(*words)
-    source = run_folder(compose(*words, f"out={tmp_path}/broken"))
-    training = trainer.Trainer(spec, device.choose_device(Device.cpu, Precision.fp32), Metrics())
-    training.plan = training.plan.__class__(**vars(training.plan) | {"epochs": 2})  # stopped half-way, by one process
-    training.train(source)
-    training.save(source)
-    resumed = torchrun(*words, "out=broken", processes=2, cwd=tmp_path)
+    spec = compose(*overrides)
+    train_first_epochs(spec, 2, run_folder(dataclasses.replace(spec, out=str(tmp_path / "resumed"))))
+    resumed = torchrun(*overrides, "out=resumed", processes=2, cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert "goes on from its checkpoint at epoch 3, step 0" in resumed.stdout
-    assert "it was written by 1 processes" in resumed.stdout
-    assert_same_results(read_records(tmp_path / "broken"), read_records(tmp_path / "whole"))
+    assert "resuming from checkpoint at epoch 3, iteration 0" in resumed.stdout
+    assert_same_results(read_records(tmp_path / "resumed"), read_records(tmp_path / "whole"))
 
 
 @pytest.mark.slow
-def test_a_mistake_under_torchrun_is_told_in_one_line(tmp_path: Path) -> None:
+def test_an_invalid_command_under_torchrun_exits_with_one_line(tmp_path: Path) -> None:
     done = torchrun("+step=gelu", *TINY, "budget.batch_size=2", cwd=tmp_path)
     assert done.returncode != 0
     assert "error: budget.batch_size=2: there are 2 processes with 1 parts each" in done.stderr
 
 
-@pytest.mark.parametrize("step", ["layer_norm", "separate_downsampling"])
-def test_parts_of_a_batch_make_the_same_step(step: str) -> None:
-    """Of networks without BatchNorm, which sees a part at a time."""
-    curves = []
-    for parts in (1, 3):
-        spec = compose(f"+step={step}", *LOADED, f"accumulate={parts}")
-        outcome = Metrics()
-        trainer.train(spec, device.choose_device(Device.cpu, Precision.fp32), outcome)
-        curves.append(outcome.curve)
-    for row, other in zip(*curves, strict=True):
-        assert row == pytest.approx(other, rel=1e-5)
+def check_collectives(rank: int, port: int) -> None:
+    """Run as one of two processes, in the environment that torchrun sets."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with distributed.process_group("run 1", Device.cpu) as world:
+        assert world.rank == rank and distributed.world_size() == 2
+        assert distributed.all_reduce_max(rank, -rank) == [1, 0]
+        assert distributed.all_reduce_sum(torch.ones(3) * (rank + 1)).tolist() == [3, 3, 3]
+        assert distributed.all_gather(f"rank {rank}") == ["rank 0", "rank 1"]
+        assert distributed.broadcast("zero" if rank == 0 else None) == "zero"
+    assert distributed.broadcast_before_group("key", f"rank {rank}") == "rank 0"
+    if rank == 1:
+        distributed.publish_failure("run 1", "out of memory")
+    else:
+        assert distributed.published_failure("run 1") == "process 1: out of memory"
+        assert distributed.published_failure("run 2") is None
 
 
-@pytest.mark.parametrize(("batch_size", "parts"), [(8, 1), (8, 2), (8, 4), (10, 3), (9, 2)])
-def test_parts_cover_a_batch_in_pairs(batch_size: int, parts: int) -> None:
-    found = [batch_positions(batch_size, part, parts) for part in range(parts)]
-    assert sorted(torch.cat(found).tolist()) == list(range(batch_size))
-    for part in found:
-        assert (part + part.flip(0) == batch_size - 1).all()
+def test_collectives_of_two_processes() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [process_context().Process(target=check_collectives, args=(rank, port)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
 
 
-def test_one_process_agrees_with_itself() -> None:
+def test_one_process_needs_no_group() -> None:
     assert current_world() == SINGLE_PROCESS and distributed.world_size() == 1
     assert distributed.all_reduce_max(1.0, 2.0) == [1, 2] and distributed.all_gather("x") == ["x"]
     assert distributed.broadcast_before_group("k", "v") == "v" and distributed.broadcast(3) == 3
+    assert distributed.published_failure("run") is None
+
+
+@pytest.mark.parametrize(("batch_size", "parts"), [(8, 1), (8, 2), (8, 4), (10, 3), (9, 2)])
+def test_parts_of_a_batch_are_symmetric_and_complete(batch_size: int, parts: int) -> None:
+    positions = [batch_positions(batch_size, part, parts) for part in range(parts)]
+    assert sorted(torch.cat(positions).tolist()) == list(range(batch_size))
+    for part in positions:
+        assert (part + part.flip(0) == batch_size - 1).all()

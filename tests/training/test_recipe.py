@@ -1,11 +1,10 @@
-"""Recipes and budgets: what the optimizer covers, how the schedule runs, what happens to a batch."""
+"""Recipes and budgets: parameters of the optimizer, learning-rate schedule, augmentation of a batch, loss."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
@@ -21,14 +20,19 @@ from roadmap.training import recipe
 MODERN = ("+step=separate_downsampling", "budget=paper")
 
 
-def built(*words: str) -> tuple[RunSpec, Network, torch.optim.Optimizer]:
-    spec = compose(*words)
+@cache
+def composed(*overrides: str) -> RunSpec:
+    return compose(*overrides)
+
+
+def build(*overrides: str) -> tuple[RunSpec, Network, torch.optim.Optimizer]:
+    spec = composed(*overrides)
     model = Network(spec.network)
     return spec, model, recipe.make_optimizer(model, spec.recipe, make_schedule(spec.recipe, spec.budget).lr)
 
 
 def test_the_modern_recipe_is_table_5() -> None:
-    spec = compose(*MODERN, "base=resnet50")
+    spec = composed(*MODERN, "base=resnet50")
     r = spec.recipe
     assert (r.epochs, r.warmup_epochs, r.batch_size, r.lr, r.weight_decay) == (300, 20, 4096, 4e-3, 0.05)
     assert (r.optimizer.value, r.betas, r.schedule.value, r.min_lr) == ("adamw", [0.9, 0.999], "cosine", 1e-6)
@@ -36,39 +40,34 @@ def test_the_modern_recipe_is_table_5() -> None:
     assert (r.label_smoothing, r.interpolation, r.test_crop) == (0.1, "bicubic", 0.875)
     n = spec.network
     assert (n.drop_path, n.layer_scale, n.init.value) == (0.1, 1e-6, "trunc_normal")
-    assert compose(*MODERN, "base=resnet200").network.drop_path == 0.5
-    p = make_schedule(r, spec.budget)
-    assert (p.epochs, p.batch_size, p.lr) == (300, 4096, 4e-3)
+    assert composed(*MODERN, "base=resnet200").network.drop_path == 0.5
+    schedule = make_schedule(r, spec.budget)
+    assert (schedule.epochs, schedule.batch_size, schedule.lr) == (300, 4096, 4e-3)
 
 
 def test_the_baseline_recipe_is_torchvisions() -> None:
-    spec = compose("+step=baseline", "budget=paper")
+    spec = composed("+step=baseline", "budget=paper")
     r = spec.recipe
     assert (r.epochs, r.warmup_epochs, r.batch_size, r.lr, r.weight_decay) == (90, 0, 256, 0.1, 1e-4)
-    assert (r.optimizer.value, r.momentum, r.schedule.value, r.decay_epochs, r.decay_rate) == (
-        "sgd",
-        0.9,
-        "step",
-        30,
-        0.1,
-    )
+    assert (r.optimizer.value, r.momentum, r.schedule.value) == ("sgd", 0.9, "step")
+    assert (r.decay_epochs, r.decay_rate) == (30, 0.1)
     assert (r.rand_augment, r.mixup, r.cutmix, r.random_erasing, r.label_smoothing) == (None, 0, 0, 0, 0)
     assert (spec.network.layer_scale, spec.network.drop_path, spec.network.init.value) == (None, 0, "kaiming")
 
 
-def test_the_training_recipe_switches_nothing_but_the_recipe() -> None:
-    before, after = compose("+step=baseline"), compose("+step=training_recipe")
-    assert after.recipe == compose("recipe=modern").recipe
-    same = ("depths", "width", "stem", "depthwise", "kernel_size", "norm", "activation")
-    assert all(getattr(before.network, name) == getattr(after.network, name) for name in same)
+def test_the_step_training_recipe_changes_only_the_recipe() -> None:
+    before, after = composed("+step=baseline"), composed("+step=training_recipe")
+    assert after.recipe == composed("recipe=modern").recipe
+    fields = ("depths", "width", "stem", "depthwise", "kernel_size", "norm", "activation")
+    assert all(getattr(before.network, name) == getattr(after.network, name) for name in fields)
 
 
 @pytest.mark.parametrize("step", ["baseline", "training_recipe", "layer_norm", "separate_downsampling"])
 def test_the_optimizer_covers_every_parameter_once(step: str) -> None:
-    _, model, optimizer = built(f"+step={step}")
-    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert len(held) == len(set(held))
-    assert set(held) == {id(p) for p in model.parameters()}
+    _, model, optimizer = build(f"+step={step}")
+    covered = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert len(covered) == len(set(covered))
+    assert set(covered) == {id(p) for p in model.parameters()}
 
 
 def decayed(model: Network, optimizer: torch.optim.Optimizer) -> set[str]:
@@ -78,116 +77,91 @@ def decayed(model: Network, optimizer: torch.optim.Optimizer) -> set[str]:
 
 @pytest.mark.parametrize("step", ["training_recipe", "separate_downsampling"])
 def test_norms_biases_and_layer_scale_are_not_decayed(step: str) -> None:
-    _, model, optimizer = built(f"+step={step}")
+    _, model, optimizer = build(f"+step={step}")
     weights = {name for name, p in model.named_parameters() if p.ndim > 1}
     assert decayed(model, optimizer) == weights
-    spared = {name for name, _ in model.named_parameters()} - weights
-    assert any("norm" in n for n in spared) and any("gamma" in n for n in spared) and "head.bias" in spared
+    others = {name for name, _ in model.named_parameters()} - weights
+    assert any("norm" in n for n in others) and any("gamma" in n for n in others) and "head.bias" in others
 
 
-def test_torchvisions_recipe_decays_everything_and_can_be_told_not_to() -> None:
-    _, model, optimizer = built("+step=baseline")
+def test_torchvisions_recipe_decays_all_parameters_unless_switched_off() -> None:
+    _, model, optimizer = build("+step=baseline")
     assert decayed(model, optimizer) == {name for name, _ in model.named_parameters()}
     assert optimizer.param_groups[0]["nesterov"] is False
-    _, model, optimizer = built("+step=baseline", "recipe.decay_norms_and_biases=false")
+    _, model, optimizer = build("+step=baseline", "recipe.decay_norms_and_biases=false")
     assert decayed(model, optimizer) == {name for name, p in model.named_parameters() if p.ndim > 1}
 
 
-def learning_rates(*words: str, steps_per_epoch: int) -> list[float]:
-    spec, _, optimizer = built(*words)
-    todo = make_schedule(spec.recipe, spec.budget)
-    schedule = recipe.make_lr_schedule(optimizer, spec.recipe, todo, steps_per_epoch)
+def learning_rates(*overrides: str, iterations_per_epoch: int) -> list[float]:
+    spec, _, optimizer = build(*overrides)
+    schedule = make_schedule(spec.recipe, spec.budget)
+    lr_scheduler = recipe.make_lr_scheduler(optimizer, spec.recipe, schedule, iterations_per_epoch)
     rates = []
-    for step in range(todo.epochs * steps_per_epoch):
-        schedule.step_update(step)
+    for iteration in range(schedule.epochs * iterations_per_epoch):
+        lr_scheduler.step_update(iteration)
         rates.append(optimizer.param_groups[0]["lr"])
     return rates
 
 
 def test_cosine_with_warmup() -> None:
-    rates = learning_rates("+step=gelu", "budget=paper", steps_per_epoch=2)
+    rates = learning_rates("+step=gelu", "budget=paper", iterations_per_epoch=2)
     assert rates[0] == 0 and max(rates) == pytest.approx(4e-3, rel=0.02)
     assert rates[:41] == pytest.approx([4e-3 * i / 40 for i in range(40)] + [rates[40]])  # 20 epochs, linear
     assert all(a > b for a, b in itertools.pairwise(rates[40:]))
     assert rates[300] == pytest.approx(2e-3, rel=0.01) and rates[-1] == pytest.approx(1e-6, rel=0.2)
 
 
-def test_steps_every_thirty_epochs() -> None:
-    rates = learning_rates("+step=baseline", "budget=paper", steps_per_epoch=1)
+def test_step_decay_every_thirty_epochs() -> None:
+    rates = learning_rates("+step=baseline", "budget=paper", iterations_per_epoch=1)
     assert rates == pytest.approx([0.1] * 30 + [0.01] * 30 + [0.001] * 30)
 
 
-def test_a_budget_scales_both_recipes() -> None:
-    def planned(step: str, *words: str) -> Any:
-        spec = compose(f"+step={step}", "budget=paper", *words)
-        return make_schedule(spec.recipe, spec.budget)
-
-    words = ("budget.epochs=30", "budget.batch_size=512")
-    modern, baseline = planned("gelu", *words), planned("baseline", *words)
-    assert (modern.epochs, baseline.epochs) == (30, 9)  # 300 to 90
-    assert (modern.lr, baseline.lr) == pytest.approx((4e-3 / 8, 0.2))  # linear in the batch size
-    assert (modern.warmup_share, baseline.decay_share) == pytest.approx((20 / 300, 1 / 3))
-    equal = (*words, "budget.equal_epochs=true")
-    assert planned("gelu", *equal).epochs == planned("baseline", *equal).epochs == 30
-    factors = (*words, "budget.lr_multiplier.adamw=3", "budget.lr_multiplier.sgd=5")
-    assert planned("gelu", *factors).lr == pytest.approx(3 * modern.lr)
-    assert planned("baseline", *factors).lr == pytest.approx(5 * baseline.lr)
-
-
-@cache
-def composed(*words: str) -> RunSpec:
-    return compose("+step=gelu", *words)
-
-
-def batch(*words: str, seed: int = 0, size: int = 64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The normalized images of a random batch, the same augmented, and the targets."""
-    spec = composed(*words)
+def augmented_batch(*overrides: str, seed: int = 0, size: int = 64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the normalized images of a random batch, the same images augmented, and the targets."""
+    spec = composed("+step=gelu", *overrides)
     images = torch.randint(0, 256, (size, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     labels = torch.arange(size) % 10
     augment = recipe.BatchAugment(dataclasses.replace(spec, seed=seed), torch.device("cpu"))
-    mixed, targets = augment(Batch(images, labels, torch.arange(size), torch.arange(size)), 0, 1, size)
-    return augment.normalize(images), mixed, targets
+    augmented, targets = augment(Batch(images, labels, torch.arange(size), torch.arange(size)), 0, 1, size)
+    return augment.normalize(images), augmented, targets
 
 
-def test_mixup_and_cutmix_take_turns_and_smooth_the_labels() -> None:
-    cut = mixed_up = 0
+def test_batches_get_mixup_or_cutmix_and_smoothed_labels() -> None:
+    num_cutmix = num_mixup = 0
     for seed in range(20):
-        plain, mixed, targets = batch("budget.regularization=1", "recipe.random_erasing=0", seed=seed)
+        plain, mixed, targets = augmented_batch("budget.regularization=1", "recipe.random_erasing=0", seed=seed)
         assert targets.shape == (64, 10) and targets.sum(1) == pytest.approx(torch.ones(64))
         assert targets.min() == pytest.approx(0.01)  # smoothing 0.1 over ten classes
-        kept = (mixed == plain).flatten(1).float().mean()
-        cut += bool(0.02 < kept < 1)  # a rectangle is exchanged, the rest untouched
-        mixed_up += bool(kept <= 0.02)
-    assert cut >= 4 and mixed_up >= 4
+        unchanged = (mixed == plain).flatten(1).float().mean()
+        num_cutmix += bool(0.02 < unchanged < 1)  # a rectangle is exchanged, the rest is unchanged
+        num_mixup += bool(unchanged <= 0.02)
+    assert num_cutmix >= 4 and num_mixup >= 4
 
 
-def test_regularization_is_a_share() -> None:
-    off = ("budget.regularization=0",)
-    plain, mixed, _ = batch(*off)
-    assert torch.equal(plain, mixed)
-    touched = [
-        not torch.equal(*batch("budget.regularization=0.5", "recipe.random_erasing=0", seed=s)[:2]) for s in range(30)
-    ]
-    assert 7 <= sum(touched) <= 23
+def test_regularization_is_the_share_of_batches_that_change() -> None:
+    plain, augmented, _ = augmented_batch("budget.regularization=0")
+    assert torch.equal(plain, augmented)
+    overrides = ("budget.regularization=0.5", "recipe.random_erasing=0")
+    changed = [not torch.equal(*augmented_batch(*overrides, seed=seed)[:2]) for seed in range(30)]
+    assert 7 <= sum(changed) <= 23
 
 
 def test_random_erasing_erases_a_quarter_of_the_images() -> None:
-    words = ("budget.regularization=1", "recipe.mixup=0", "recipe.cutmix=0")
-    plain, erased, targets = batch(*words, size=1024)
+    overrides = ("budget.regularization=1", "recipe.mixup=0", "recipe.cutmix=0")
+    plain, erased, targets = augmented_batch(*overrides, size=1024)
     share = (plain != erased).flatten(1).any(1).float().mean()
     assert 0.2 < share < 0.3 and targets.ndim == 1
 
 
 def test_the_loss_smooths_labels_once() -> None:
-    spec = compose("+step=gelu")
+    spec = composed("+step=gelu")
     logits = torch.randn(6, 10, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(6)
-    smooth = torch.full((6, 10), 0.01)
-    smooth[range(6), labels] = 0.91
-    assert recipe.training_loss(logits, labels, spec.recipe) == pytest.approx(
-        float(recipe.training_loss(logits, smooth, spec.recipe))
-    )
+    smoothed = torch.full((6, 10), 0.01)
+    smoothed[range(6), labels] = 0.91
+    expected = float(recipe.training_loss(logits, smoothed, spec.recipe))
+    assert recipe.training_loss(logits, labels, spec.recipe) == pytest.approx(expected)
 
 
-def test_transforms_know_their_recipe() -> None:
+def test_the_training_recipe_is_a_config_group() -> None:
     assert all_transforms()["training_recipe"].sets == {"recipe": "modern"}

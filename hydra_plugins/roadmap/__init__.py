@@ -1,0 +1,1 @@
+"""Hydra plugins of roadmap. Hydra finds them because `hydra_plugins` is a namespace package."""

@@ -1,0 +1,107 @@
+"""From the overrides of a sweep to its runs, composed and validated."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from roadmap.config.compose import to_spec
+from roadmap.config.designs import Layout, overrides_of, reference_overrides, study_layout
+from roadmap.config.schema import DesignSpec, RunSpec, SpecError
+from roadmap.config.steps import all_transforms, sort_transforms
+from roadmap.records.manifest import NETWORK_GROUPS, setting_overrides
+from roadmap.records.record import run_folder
+from roadmap.sweep.planned_run import PlannedRun
+
+
+def plan_runs(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> tuple[list[PlannedRun], Layout]:
+    """Return each run of the sweep once, in the order of training (by seed, then along the roadmap), and the layout of
+    the study's design.
+
+    `config` is the composed config of the command, `arguments` are its overrides, sweeps among them. Raises SpecError
+    and Hydra's errors for the first impossible run; nothing has started then.
+    """
+    layout = study_layout(cast(DesignSpec, OmegaConf.to_object(config.design)))
+    network_prefixes = tuple(f"+{group}=" for group in NETWORK_GROUPS)
+    own_network = next((override for override in arguments if override.startswith(network_prefixes)), None)
+    if layout.members and own_network is not None:
+        design = config.design.name.value
+        raise SpecError(
+            f"{own_network}: design.name={design} chooses the networks itself; set design.full=STEP for another network"
+        )
+    networks = [overrides_of(member.transforms) for member in layout.members] or [[]]
+    composer = _Composer(config, loader)
+    runs: dict[Path, PlannedRun] = {}
+    for overrides in expand_sweep(OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))):
+        requested = [[*network, *overrides] for network in networks]
+        if config.reference is not None:
+            others = [override for override in overrides if not override.startswith(network_prefixes)]
+            requested.append([*reference_overrides(config.reference), *others])
+        for combination in requested:
+            spec = composer.compose(combination)
+            runs.setdefault(run_folder(spec), PlannedRun(spec, combination))
+    if not runs:
+        raise HydraException("the sweep is empty: a glob(...) matched nothing")
+    _check_common_fields(list(runs.values()))
+    position = sort_transforms(list(all_transforms())).index
+    planned = _with_settings(list(runs.values()))
+    return sorted(planned, key=lambda run: (run.spec.seed, [position(name) for name in run.spec.transforms])), layout
+
+
+def expand_sweep(overrides: Sequence[Override]) -> list[list[str]]:
+    """Return all combinations of swept values, as lists of overrides; of a key given twice the last one counts."""
+    choices: dict[str, list[str]] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            choices[key] = [f"{key}={override.get_value_element_as_str()}"]
+        elif override.is_discrete_sweep():
+            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            raise HydraException(f"{override.input_line}: give a list of values, choice(...), range(...) or glob(...)")
+    return [list(combination) for combination in itertools.product(*choices.values())]
+
+
+class _Composer:
+    """Composes runs; runs that differ only in their seed are composed once, because composing is slow."""
+
+    def __init__(self, config: DictConfig, loader: ConfigLoader) -> None:
+        self.config, self.loader = config, loader
+        self.composed: dict[tuple[str, ...], RunSpec] = {}
+
+    def compose(self, overrides: list[str]) -> RunSpec:
+        seeds = [override for override in overrides if re.fullmatch(r"seed=\d+", override)]
+        others = tuple(override for override in overrides if override not in seeds)
+        if len(seeds) != 1 or "${" in "".join(others) or others not in self.composed:
+            self.composed[others] = to_spec(self.loader.load_sweep_config(self.config, overrides))
+        spec = copy.deepcopy(self.composed[others])
+        if seeds:
+            spec.seed = int(seeds[0].removeprefix("seed="))
+        return spec
+
+
+def _check_common_fields(runs: Sequence[PlannedRun]) -> None:
+    for name in ("study", "out", "reports"):
+        values = sorted({getattr(run.spec, name) for run in runs})
+        if len(values) > 1:
+            raise SpecError(f"{name}={','.join(values)}: a sweep has one value; run one command for each")
+
+
+def _with_settings(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Return the runs, each with the overrides of its setting that not all of them have."""
+    settings = [setting_overrides(run.overrides) for run in runs]
+    common = set(settings[0]).intersection(*settings)
+    return [
+        run._replace(setting=tuple(override for override in setting if override not in common))
+        for run, setting in zip(runs, settings, strict=True)
+    ]

@@ -1,0 +1,109 @@
+"""Study designs: which networks a study has, and which network each is compared with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from roadmap.config.choices import Design
+from roadmap.config.compose import compose
+from roadmap.config.designs import Layout, Member, overrides_of, sampled_orders, study_layout
+from roadmap.config.schema import DesignSpec, SpecError
+from roadmap.config.steps import all_ingredients, all_steps
+
+CONVNEXT = all_steps()["separate_downsampling"].transforms
+
+
+def layout(name: Design, **fields: Any) -> Layout:
+    return study_layout(DesignSpec(name, **fields))
+
+
+def assert_composes(member: Member) -> None:
+    spec = compose(*overrides_of(member.transforms))
+    assert set(spec.transforms) == set(member.transforms)
+
+
+def test_leave_one_out_removes_each_transform_and_those_that_need_it() -> None:
+    whole, *others = layout(Design.leave_one_out).members
+    assert (whole.transforms, whole.against, whole.label) == (list(CONVNEXT), None, "nothing left out")
+    assert len(others) == len(CONVNEXT) == 13
+    for left_out, member in zip(CONVNEXT, others, strict=True):
+        assert left_out not in member.transforms and member.against == whole.transforms
+        removed = set(CONVNEXT) - set(member.transforms)
+        assert removed == ({left_out, "move_up_depthwise"} if left_out == "depthwise_conv" else {left_out})
+    labels = [member.label for member in others]
+    assert "without ReLU → GELU" in labels and "without depthwise conv and move up depthwise conv" in labels
+
+
+def test_add_one_in_adds_each_transform_and_those_that_it_needs() -> None:
+    start, *others = layout(Design.add_one_in).members
+    assert start.transforms == ["training_recipe"] and len(others) == 12
+    for added, member in zip(CONVNEXT[1:], others, strict=True):
+        new = set(member.transforms) - {"training_recipe"}
+        assert new == ({added, "depthwise_conv"} if added == "move_up_depthwise" else {added})
+        assert member.against == start.transforms
+
+
+def test_the_design_recipe_adds_and_leaves_out_each_ingredient() -> None:
+    members = layout(Design.recipe).members
+    assert len(members) == 2 + 2 * len(all_ingredients())
+    assert {tuple(member.against) for member in members if member.against is not None} == {(), ("training_recipe",)}
+
+
+@pytest.mark.parametrize("design", [Design.leave_one_out, Design.add_one_in, Design.recipe])
+@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_networks_of_a_design_compose(design: Design, every: int) -> None:
+    for member in layout(design).members[::every]:
+        assert_composes(member)
+
+
+def test_all_ingredients_together_are_the_enhanced_recipe() -> None:
+    everything = compose(f"+ingredient=[{','.join(all_ingredients())}]", "base=micro")
+    enhanced = compose("+step=training_recipe", "base=micro")
+    everything.recipe.name = enhanced.recipe.name
+    assert everything.recipe == enhanced.recipe and everything.network == enhanced.network
+
+
+def test_each_ingredient_changes_the_recipe() -> None:
+    baseline = compose("base=micro").recipe
+    for name in all_ingredients():
+        assert compose(f"+ingredient=[{name}]", "base=micro").recipe != baseline, name
+
+
+def test_sampled_orders_are_followed_by_their_reverse() -> None:
+    orders = sampled_orders(CONVNEXT, 6, seed=3)
+    assert all(sorted(order) == sorted(CONVNEXT) for order in orders)
+    assert orders[1::2] == [order[::-1] for order in orders[::2]]
+    assert len({tuple(order) for order in orders}) == 6
+    assert sampled_orders(CONVNEXT, 8, seed=3)[:6] == orders
+    assert sampled_orders(CONVNEXT, 6, seed=4) != orders
+
+
+def test_attribution_has_the_networks_of_its_orders_once() -> None:
+    members = layout(Design.attribution, orders=2).members
+    networks = [frozenset(member.transforms) for member in members]
+    assert frozenset() in networks and frozenset(CONVNEXT) in networks and len(set(networks)) == len(networks)
+    assert len(networks) < 2 * 12 + 2  # a transform without its needs has no effect yet: no network of its own
+    assert all("depthwise_conv" in names for names in networks if "move_up_depthwise" in names)
+
+
+def test_an_ingredient_without_effect_is_refused() -> None:
+    """`grn` removes layer scale and the ingredient adds it; the network can follow only one of them."""
+    with pytest.raises(SpecError, match="grn and layer_scale both set network.layer_scale"):
+        compose("+transform=[grn]", "+ingredient=[layer_scale]")
+
+
+def test_a_reference_cannot_be_combined() -> None:
+    with pytest.raises(SpecError, match="transform=swin: is a complete network; leave gelu out"):
+        compose("+transform=[swin,gelu]")
+    with pytest.raises(SpecError, match="network.heads=5: must divide network.width=24"):
+        compose("+transform=swin", "network.heads=5")
+
+
+def test_width_and_depth_factors() -> None:
+    network = compose("+step=increase_width").network
+    larger = compose("+step=increase_width", "base.width_factor=1.5", "base.depth_factor=2").network
+    assert larger.width == 1.5 * network.width and larger.depths == [2 * blocks for blocks in network.depths]
+    with pytest.raises(SpecError, match="base.width_factor=-1"):
+        compose("base.width_factor=-1")

@@ -1,0 +1,57 @@
+"""Stochastic depth: what it does to a block, and draws that depend on the position in the global batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm.layers
+import torch
+from torch import nn
+
+from roadmap.models.drop_path import DropPath, draw_masks, replace_timm_drop_path
+from roadmap.models.network import Network
+from tests.models.specs import TINY, network_spec
+
+
+def test_a_dropped_branch_leaves_the_shortcut() -> None:
+    """In training, a block whose branch is dropped is the identity."""
+    spec = network_spec("separate_downsampling", **TINY, drop_path=0.9, layer_scale=1.0)
+    network: Any = Network(spec).train()
+    block = network.stages[3].blocks[0]
+    torch.manual_seed(0)
+    x = torch.randn(64, 64, 2, 2)
+    unchanged = (block(x) == x).flatten(1).all(1).float().mean()
+    assert 0.7 < unchanged < 1.0
+    assert not (block.eval()(x) == x).flatten(1).all(1).any()
+
+
+def masks(model: nn.Module, positions: torch.Tensor, epoch: int = 1, iteration: int = 7) -> list[torch.Tensor]:
+    draw_masks(model, 3, epoch, iteration, positions)
+    return [m.factor for m in model.modules() if isinstance(m, DropPath) and m.factor is not None]
+
+
+def test_two_processes_draw_what_one_process_draws() -> None:
+    model = nn.Sequential(nn.Linear(1, 1), DropPath(0.5), DropPath(0.25))
+    whole = masks(model, torch.arange(64))
+    halves = [masks(model, positions) for positions in torch.arange(64).chunk(2)]
+    for i, mask in enumerate(whole):
+        assert torch.equal(mask, torch.cat([half[i] for half in halves]))
+    assert set(whole[0].tolist()) == {0.0, 2.0}
+    assert not torch.equal(whole[0] > 0, whole[1] > 0)
+    for changed in ({"epoch": 2}, {"iteration": 8}):
+        assert not torch.equal(whole[0], masks(model, torch.arange(64), **changed)[0])
+
+
+def test_drawn_masks_hold_for_one_forward_pass() -> None:
+    layer = DropPath(0.5).train()
+    layer.factor = torch.tensor([0.0, 2.0])
+    x = torch.ones(2, 3, 1, 1)
+    assert layer(x).flatten(1).tolist() == [[0.0] * 3, [2.0] * 3]
+    assert layer.factor is None
+    assert torch.equal(layer.eval()(x), x)
+
+
+def test_timm_layers_are_replaced() -> None:
+    model: Any = replace_timm_drop_path(nn.Sequential(nn.Identity(), nn.Sequential(timm.layers.DropPath(0.3))))
+    layer = model[1][0]
+    assert isinstance(layer, DropPath) and layer.rate == 0.3

@@ -1,0 +1,72 @@
+"""study.json: the list of the runs of a study, and the commands that added them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roadmap.config.choices import Design
+from roadmap.config.compose import compose
+from roadmap.config.designs import Layout, study_layout
+from roadmap.config.schema import DesignSpec, SpecError
+from roadmap.records.manifest import add_runs, command_line, read_manifest
+from roadmap.records.record import run_name
+
+
+def layout(name: Design, **fields: Any) -> Layout:
+    return study_layout(DesignSpec(name, **fields))
+
+
+def test_later_commands_add_runs_to_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-u", "run_roadmap.py", "+study=roadmap", "a b"])
+    specs = [compose(f"+step={step}", f"out={tmp_path}", "study=mine") for step in ("baseline", "gelu", "layer_norm")]
+    add_runs([(spec, ["seed=0"]) for spec in specs[:2]], Layout())
+    add_runs([(spec, ["budget.epochs=3"]) for spec in specs[1:]], Layout())
+    manifest = read_manifest(tmp_path / "mine")
+    names = [run_name(spec) for spec in specs]
+    assert manifest is not None and manifest.runs == {names[0]: [], names[1]: [], names[2]: ["budget.epochs=3"]}
+    monkeypatch.setattr(sys, "orig_argv", ["python", "run_roadmap.py", "again"])
+    add_runs([(specs[1], ["seed=0"])], Layout())  # this run is in the study already
+    assert read_manifest(tmp_path / "mine") == manifest
+    assert manifest.commands == ["python run_roadmap.py +study=roadmap 'a b'"]
+    (tmp_path / "mine" / "study.json").write_text("{", encoding="utf-8")
+    with pytest.raises(SpecError, match="study.json: invalid study file; fix or delete it"):
+        add_runs([(specs[0], [])], Layout())
+
+
+def test_a_study_has_one_design(tmp_path: Path) -> None:
+    def merged(design: Design, **fields: Any) -> Layout:
+        overrides = ("study=mine", f"out={tmp_path}", f"design.name={design.value}")
+        add_runs([(compose(*overrides, "+step=gelu"), [])], layout(design, **fields))
+        manifest = read_manifest(tmp_path / "mine")
+        assert manifest is not None and manifest.design == design.value
+        return manifest.layout
+
+    four, two = (layout(Design.attribution, orders=orders) for orders in (4, 2))
+    assert merged(Design.attribution, orders=2) == two
+    assert merged(Design.attribution, orders=4) == four
+    assert merged(Design.attribution, orders=2) == four  # the four orders contain the two
+    add_runs([(compose("study=mine", f"out={tmp_path}"), [])], Layout())  # a run outside of the design
+    others: dict[Design, dict[str, Any]] = {Design.attribution: {"order_seed": 1}, Design.leave_one_out: {}}
+    for name, fields in others.items():
+        with pytest.raises(SpecError, match="study=mine: already uses design.name=attribution.*; .* study=NAME"):
+            merged(name, **fields)
+
+
+@pytest.mark.parametrize(
+    ("orig_argv", "expected"),
+    [
+        ("/usr/bin/python3 run_roadmap.py +study=roadmap", "python run_roadmap.py +study=roadmap"),
+        ("/usr/bin/python3 -u -B /home/me/run_roadmap.py +step=gelu", "python run_roadmap.py +step=gelu"),
+        ("/work/.venv/bin/python /work/.venv/bin/roadmap +study=roadmap seed=0,1", "roadmap +study=roadmap seed=0,1"),
+        ("python -m roadmap +study=roadmap", "python -m roadmap +study=roadmap"),
+        ("python -u -m roadmap out=/tmp/roadmap", "python -m roadmap out=/tmp/roadmap"),
+        ("python -c pass +step=gelu", "python -c pass +step=gelu"),
+    ],
+)
+def test_the_command_is_recorded_as_typed(orig_argv: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "orig_argv", orig_argv.split())
+    assert command_line() == expected

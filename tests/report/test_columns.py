@@ -1,0 +1,49 @@
+"""One definition of a column for Markdown, LaTeX, the terminal and the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from roadmap.analysis.table import COLUMNS as TABLE_COLUMNS
+from roadmap.analysis.table import read_study
+from roadmap.report import columns, page, writer
+from roadmap.report.columns import COLUMNS, NO_VALUE, Column
+from roadmap.report.formats import latex, markdown
+from roadmap.report.sections import page_text
+from tests.helpers import make_study
+
+
+def test_keys_are_columns_of_the_table_and_headers_are_unique() -> None:
+    assert {column.key for column in COLUMNS} <= set(TABLE_COLUMNS)
+    assert len({column.header for column in COLUMNS}) == len(COLUMNS)
+
+
+def test_a_new_column_appears_in_all_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new = Column("top1_low", "lower end", "%", "{:.1f}")
+    for module in (columns, page):
+        monkeypatch.setattr(module, "COLUMNS", (*COLUMNS, new))
+    text = writer.write_report(make_study(tmp_path), tmp_path)
+    assert "lower end (%)" in text
+    for name, header in (("roadmap.md", "| lower end (%) |"), ("roadmap.tex", r"& lower end (\%) \\")):
+        assert header in (tmp_path / name).read_text(encoding="utf-8")
+    assert '<button type="button">lower end (%)</button>' in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_text_of_cells(tmp_path: Path) -> None:
+    lines = columns.lines_of(read_study(make_study(tmp_path)).table)
+    cells = [{column.key: column.text(line) for column in COLUMNS} for line in lines]
+    assert cells[1]["top1_mean"] == "93.00 ± 2.00" and cells[2]["top1_mean"] == "94.00"
+    assert (cells[1]["delta"], cells[1]["against"], cells[1]["params"]) == ("+2.00", "baseline", "0.001")
+    assert {cells[0][key] for key in ("delta", "delta_low", "p_holm", "verdict", "against")} == {NO_VALUE}
+    assert (cells[2]["status"], cells[3]["status"]) == ("diverged (1 of 2)", "failed (1 of 1)")
+    delta = next(column for column in COLUMNS if column.key == "delta")
+    assert delta.text({"delta": -1.5}) == "-1.50" and page_text(delta, {"delta": -1.5}) == "−1.50"
+
+
+def test_text_is_aligned_to_the_left(tmp_path: Path) -> None:
+    table = columns.readable_table(read_study(make_study(tmp_path)).table)
+    alignment = dict(zip(table.columns, markdown(table, []).splitlines()[1].strip("| ").split(" | "), strict=True))
+    assert {header for header, align in alignment.items() if align == ":---"} == {"step", "verdict", "status"}
+    assert "{" + "".join("l" if align == ":---" else "r" for align in alignment.values()) + "}" in latex(table, [])

@@ -1,0 +1,34 @@
+"""The command `roadmap cost`: counted costs beside those of the paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from roadmap import cost
+from roadmap.analysis import published
+
+
+def test_costs_of_all_rows_of_both_tables(golden: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cost.main(["--csv", str(tmp_path / "cost.csv")])
+    lines = capsys.readouterr().out.splitlines()
+    table = pd.read_csv(tmp_path / "cost.csv")
+    values: list[list[Any]] = table.to_numpy().tolist()
+    rows = [[base, step, params, round(gmacs, 3)] for base, step, params, gmacs, _ in values]
+    assert len(rows) == 34
+    assert rows == golden("costs", rows)
+    for line, (base, step, params, gmacs, paper_gmacs) in zip(lines[1:], values, strict=False):
+        assert line.split()[:3] == [base, step, f"{params:,}"]
+        agrees = abs(gmacs - paper_gmacs) < 0.0075  # the paper prints two decimals
+        assert agrees is ((base, step) not in published.MISPRINTS)
+        assert line.endswith(" *") is not agrees
+    assert lines[-1] == f"* {published.MISPRINT_NOTE}"
+
+
+def test_a_file_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cost, "cost_table", pd.DataFrame)
+    with pytest.raises(SystemExit, match=r"error: --csv=.*missing/cost\.csv: Cannot save .*; choose another file"):
+        cost.main(["--csv", str(tmp_path / "missing" / "cost.csv")])

@@ -1,0 +1,47 @@
+"""The package as a whole: size of modules, and what its wheel contains."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import roadmap
+from tests.conftest import ROOT
+
+MAX_LINES = 300
+MODULES = [path for folder in ("roadmap", "hydra_plugins", "tests") for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def test_no_module_is_too_long() -> None:
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text("utf-8").splitlines()) for path in MODULES}
+    assert len(lengths) > 50
+    assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert f"version: {roadmap.__version__}\n" in citation.replace('"', "")
+    assert f"\n## {roadmap.__version__} - " in changelog
+
+
+@pytest.mark.slow
+def test_the_wheel_contains_the_package_and_its_configs_only(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling", reason="hatchling is not installed")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {
+        "roadmap", "hydra_plugins", f"roadmap-{roadmap.__version__}.dist-info"
+    }  # fmt: skip
+    expected = {"roadmap/cli.py", "roadmap/py.typed", "roadmap/conf/config.yaml", "roadmap/conf/step/gelu.yaml"}
+    expected |= {f"roadmap/report/page.{kind}" for kind in ("html.j2", "css", "js")}
+    expected |= {"hydra_plugins/roadmap/sweeper.py"}
+    assert expected <= set(names)
+    endings = (".py", ".yaml", ".j2", ".css", ".js", "py.typed")
+    assert all(name.endswith(endings) for name in names if "dist-info" not in name)

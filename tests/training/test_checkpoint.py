@@ -1,0 +1,204 @@
+"""Checkpoints on disk: the previous one is used if the newest is damaged, and a full disk does not end a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import io
+import os
+import pickle
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from roadmap.config.choices import Device, Precision
+from roadmap.config.compose import compose
+from roadmap.config.schema import RunSpec, SpecError
+from roadmap.records.record import run_folder, run_name
+from roadmap.training import checkpoint
+from roadmap.training.device import choose_device
+from roadmap.training.metrics import Metrics
+from roadmap.training.trainer import Trainer
+from tests.conftest import FAULTS, TINY, until
+from tests.training.faults import LOADED, assert_same_results, start
+
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("folder")]
+
+RUN = "gelu-0123456789ab-seed0"
+
+
+class Malice:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch executed",)
+
+
+def signed(content: bytes) -> bytes:
+    return checkpoint.MAGIC + hashlib.sha256(content).digest() + content
+
+
+def torch_bytes(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+DAMAGES: dict[str, Any] = {
+    "truncated": lambda raw: raw[: len(raw) // 2],
+    "empty": lambda raw: b"",
+    "bit-flipped": lambda raw: raw[:1000] + bytes([raw[1000] ^ 1]) + raw[1001:],
+    "foreign": lambda raw: b"GIF89a" + raw,
+    "torch's own": lambda raw: raw[len(checkpoint.MAGIC) + 32 :],
+    "malicious": lambda raw: signed(pickle.dumps(Malice())),
+    "another run's": lambda raw: signed(torch_bytes({"run": "gelu-000000000000-seed0", "state": {}})),
+}
+REASONS = {
+    "truncated": "damaged, its checksum differs",
+    "empty": "not a checkpoint of roadmap",
+    "bit-flipped": "damaged, its checksum differs",
+    "foreign": "not a checkpoint of roadmap",
+    "torch's own": "not a checkpoint of roadmap",
+    "malicious": "contains more than tensors and plain values; not loaded",
+    "another run's": "belongs to another run (gelu-000000000000-seed0)",
+}
+
+
+def damage_files(folder: Path, damage: str, both: bool) -> None:
+    for name in (checkpoint.NAME, checkpoint.PREVIOUS)[: 1 + both]:
+        (folder / name).write_bytes(DAMAGES[damage]((folder / name).read_bytes()))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("both", [False, True], ids=["newest", "both"])
+def test_damaged_files_are_reported_and_the_previous_one_is_loaded(damage: str, both: bool, folder: Path) -> None:
+    for epoch in (1, 2):
+        checkpoint.save(folder, RUN, {"epoch": epoch, "weights": torch.arange(1000)})
+    damage_files(folder, damage, both)
+    with pytest.raises(checkpoint.CheckpointError, match="checkpoint.pt: "):
+        checkpoint.read(folder / checkpoint.NAME, RUN)
+    messages: list[str] = []
+    state = checkpoint.load(folder, RUN, messages.append)
+    assert state is None if both else state is not None and state["epoch"] == 1
+    assert len(messages) == 1 + both and (folder / checkpoint.BAD).exists()
+    assert messages[0].startswith("checkpoint not used:") and REASONS[damage] in messages[0]
+    assert not Path("executed").exists()
+    FAULTS["corrupt files found"] += 1 + both
+
+
+@pytest.fixture(scope="module")
+def halfway(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunSpec]:
+    """A completed run and, in another folder, the same run killed after it had left two checkpoints."""
+    folder = tmp_path_factory.mktemp("halfway")
+    overrides = ("+step=gelu", *LOADED)
+    uninterrupted = compose(*overrides, f"out={folder}/uninterrupted")
+    start(uninterrupted).finish()
+    interrupted = compose(*overrides, f"out={folder}/interrupted", "checkpoint_steps=1")
+    run = start(interrupted)
+    until(lambda: all((run_folder(interrupted) / name).exists() for name in (checkpoint.NAME, checkpoint.PREVIOUS)))
+    run.process.kill()
+    run.process.join()
+    return folder / "interrupted", uninterrupted
+
+
+CASES = [
+    pytest.param(damage, both, marks=[] if (damage, both) == ("truncated", False) else pytest.mark.slow)
+    for damage in DAMAGES
+    for both in (False, True)
+]
+
+
+@pytest.mark.parametrize(("damage", "both"), CASES)
+def test_a_run_with_damaged_checkpoints_ends_with_the_same_bits(
+    halfway: tuple[Path, RunSpec], tmp_path: Path, damage: str, both: bool
+) -> None:
+    interrupted, uninterrupted = halfway
+    shutil.copytree(interrupted, tmp_path / "copy")
+    copied = dataclasses.replace(uninterrupted, out=str(tmp_path / "copy"))
+    folder = run_folder(copied)
+    damage_files(folder, damage, both)
+    before = (folder / "log.txt").read_text()
+    start(copied).finish()
+    log = (folder / "log.txt").read_text().removeprefix(before)
+    assert log.count("checkpoint not used:") == 1 + both and (folder / checkpoint.BAD).exists()
+    assert ("resuming from checkpoint" in log) is not both
+    assert not (folder / "executed").exists() and not Path("executed").exists()
+    assert_same_results(copied, uninterrupted)
+
+
+def new_trainer() -> Trainer:
+    spec = compose("+step=gelu", *TINY)
+    return Trainer(spec, choose_device(Device.cpu, Precision.fp32), Metrics())
+
+
+def test_a_checkpoint_of_another_version_is_refused(folder: Path) -> None:
+    trainer = new_trainer()
+    trainer.save(folder)
+    name = run_name(trainer.spec)
+    state = checkpoint.read(folder / checkpoint.NAME, name)
+    assert state.keys() == {"epoch", "step", "loss", "model", "optimizer", "outcome", "evaluation"}
+    state["outcome"]["unknown"] = 1
+    checkpoint.save(folder, name, state)
+    with pytest.raises(SpecError, match=r"checkpoint.pt: written by another version of this code; delete it to start"):
+        trainer.resume(folder)
+
+
+def test_the_previous_checkpoint_is_kept_if_the_disk_is_full(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    trainer = new_trainer()
+    trainer.save(folder)
+    before = (folder / checkpoint.NAME).read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    trainer.save(folder)
+    message = "no checkpoint at epoch 1, iteration 0: No space left on device; previous checkpoint kept"
+    assert message in capsys.readouterr().out
+    assert (folder / checkpoint.NAME).read_bytes() == before
+    assert [path.name for path in folder.iterdir()] == [checkpoint.NAME]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    disk = tmp_path / "small"
+    disk.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("only root on Linux can mount a file system")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_run_survives_a_full_disk(small_disk: Path) -> None:
+    spec = compose("+step=gelu", *TINY, "budget.epochs=400", "checkpoint_steps=10", f"out={small_disk}")
+    path = run_folder(spec) / checkpoint.NAME
+    log = run_folder(spec) / "log.txt"
+    run = start(spec)
+    until(path.exists)
+    filler = small_disk / "filler"
+    while True:
+        try:
+            with filler.open("ab") as file:
+                file.write(bytes(4096))
+        except OSError:
+            break
+    before = path.stat().st_mtime_ns
+    time.sleep(1)
+    assert path.stat().st_mtime_ns == before
+    assert run.process.is_alive()
+    checkpoint.read(path, run_name(spec))  # intact
+    filler.unlink()
+    until(lambda: path.stat().st_mtime_ns != before)  # with free space it writes checkpoints again
+    run.terminate()
+    run.process.join()
+    assert "no checkpoint at epoch" in log.read_text()
+    assert "No space left on device; previous checkpoint kept" in log.read_text()

@@ -1,0 +1,61 @@
+"""Training: golden losses, learning, torch.compile, accumulation."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from roadmap.config.choices import Device, Precision
+from roadmap.config.compose import compose
+from roadmap.training.device import choose_device
+from roadmap.training.metrics import Metrics
+from roadmap.training.trainer import Trainer
+from tests.conftest import TINY
+
+
+def train(*overrides: str, precision: Precision = Precision.fp32) -> Metrics:
+    """Train without checkpoints and return what was measured."""
+    metrics = Metrics()
+    Trainer(compose(*overrides), choose_device(Device.cpu, precision), metrics).train()
+    return metrics
+
+
+def test_one_epoch_has_the_golden_loss(golden: Callable[[str, Any], Any]) -> None:
+    """If this fails after a change that should not affect training, find the cause. If the change should alter
+    training, say so in CHANGELOG.md, raise `FORMAT` of the record and run `pytest --regenerate-goldens`."""
+    losses = {}
+    for step in ("baseline", "training_recipe", "increase_width", "separate_downsampling", "grn"):
+        metrics = train(f"+step={step}", *TINY, "budget.train_images=64", "budget.regularization=1", "precision=fp32")
+        losses[step] = metrics.curve[0]["train_loss"]
+    assert losses == pytest.approx(golden("losses", losses), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_training_learns() -> None:
+    metrics = train(
+        "+step=separate_downsampling", "budget.epochs=6", "budget.regularization=0", precision=Precision.auto
+    )
+    assert metrics.evaluation is not None and metrics.evaluation.top1 > 80
+    assert metrics.curve[-1]["train_loss"] < metrics.curve[0]["train_loss"]  # type: ignore[operator]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.filterwarnings("ignore::Warning")  # of torch's own compiler
+def test_a_compiled_network_learns_the_same() -> None:
+    overrides = ("+step=gelu", *TINY, "precision=fp32", "network.drop_path=0.3")
+    plain, compiled = (train(*overrides, f"compile={compiled}") for compiled in ("false", "true"))
+    assert plain.curve[0] == pytest.approx(compiled.curve[0], rel=1e-3)
+    assert plain.compile_seconds is None and compiled.compile_seconds is not None
+
+
+@pytest.mark.parametrize("step", ["layer_norm", "separate_downsampling"])
+def test_accumulation_makes_the_same_updates(step: str) -> None:
+    """Networks without BatchNorm, which sees one part of a batch at a time."""
+    overrides = (*TINY, "budget.epochs=2", "budget.regularization=1", "network.drop_path=0.3", "precision=fp32")
+    whole, parts = (train(f"+step={step}", *overrides, f"accumulate={count}") for count in (1, 3))
+    for row, expected in zip(parts.curve, whole.curve, strict=True):
+        assert row == pytest.approx(expected, rel=1e-5)
