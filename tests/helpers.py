@@ -67,7 +67,7 @@ def make_study(folder: Path) -> Path:
         write_run(folder, a, "+step=baseline", f"seed={seed}")
         write_run(folder, b, "+step=training_recipe", f"seed={seed}")
     write_run(folder, 94.0, "+step=stage_ratio", "seed=0", gmacs=0.003, params=2000)
-    diverged = "the loss is nan at epoch 1, step 3"
+    diverged = "the loss is nan at epoch 1, iteration 3"
     write_run(folder, None, "+step=stage_ratio", "seed=1", status="diverged", error=diverged)
     write_run(folder, None, "+step=patchify_stem", "seed=0", status="failed", error="MemoryError: too | large_")
     return folder / "runs"

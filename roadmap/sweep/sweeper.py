@@ -7,6 +7,7 @@ this machine (the default), or as jobs of SLURM or Ray.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from omegaconf import DictConfig
 
 from roadmap.config.designs import Layout
 from roadmap.config.schema import RunSpec
+from roadmap.models.structure import Structure
 from roadmap.records.manifest import add_runs
 from roadmap.records.record import COMPLETED, FAILED, RUNS_FOLDER, config_hash, read_record, run_folder, study_folder
 from roadmap.runtime.logs import logger
@@ -25,6 +27,7 @@ from roadmap.sweep.launchers import launcher_of, run_on_cluster
 from roadmap.sweep.plan import plan_runs
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.preparation import runs_to_do
+from roadmap.sweep.processes import process_context, unblock_signals
 from roadmap.sweep.run_process import summarize_record
 from roadmap.sweep.scheduler import run_locally
 
@@ -69,10 +72,21 @@ def _log_start(runs: Sequence[PlannedRun], layout: Layout, num_finished: int) ->
 
 def write_study_report(spec: RunSpec) -> None:
     """Write the report of the study that `spec` belongs to, and log its table and its files."""
-    from roadmap.models.inspection import structure_of_config
     from roadmap.report.writer import write_report
 
-    logger.info(write_report(study_folder(spec), Path(spec.reports) / spec.study, structure_of_config))
+    # The structures of the networks are read in a process of the fork server, which has imported torch for the runs.
+    with ProcessPoolExecutor(1, mp_context=process_context(), initializer=unblock_signals) as pool:
+
+        def structure_of(config: dict[str, Any]) -> Structure | None:
+            return pool.submit(_structure_of_config, config).result()
+
+        logger.info(write_report(study_folder(spec), Path(spec.reports) / spec.study, structure_of))
+
+
+def _structure_of_config(config: dict[str, Any]) -> Structure | None:
+    from roadmap.models.inspection import structure_of_config
+
+    return structure_of_config(config)
 
 
 def _raise_for_failures(specs: Sequence[RunSpec], lost_runs: dict[Path, dict[str, Any]]) -> None:

@@ -37,7 +37,7 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
             fields: dict[str, Any] = {"gmacs": 0.5 + 0.3 * i % 2, "params": 10**6 * (1 + 5 * i % 7)}
             fields["curve"] = make_curve(top1)
             if (step, seed) == ("gelu", 1):
-                error = "the loss is nan at epoch 1, step 3"
+                error = "the loss is nan at epoch 1, iteration 3"
                 fields |= {"status": "diverged", "error": error, "curve": make_curve(5)[:1]}
             if step == "layer_norm":
                 fields |= {"status": "failed", "error": "MemoryError: <b>too</b> large & lost", "curve": []}

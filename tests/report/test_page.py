@@ -71,7 +71,7 @@ def test_the_page_shows_runs_failures_changes_and_commands(page_path: Path) -> N
     text = page_path.read_text(encoding="utf-8")
     assert "digits, base nano, budget quick (300 epochs scaled to 10); 24 runs, seeds 0, 1." in text
     assert "MemoryError: &lt;b&gt;too&lt;/b&gt; large &amp; lost" in text and "<b>" not in text
-    assert "the loss is nan at epoch 1, step 3" in text
+    assert "the loss is nan at epoch 1, iteration 3" in text
     assert "python run_roadmap.py +study=roadmap seed=0,1</code>" in text
     assert text.count("python run_roadmap.py +step=gelu seed=1 +study=roadmap") == 1
     assert system.package_versions()["torch"] in text and system.cpu_name() in text

@@ -83,7 +83,7 @@ def test_a_single_run_resumes_with_another_number_of_processes(tmp_path: Path) -
 def test_an_invalid_command_under_torchrun_exits_with_one_line(tmp_path: Path) -> None:
     done = torchrun("+step=gelu", *TINY, "budget.batch_size=2", cwd=tmp_path)
     assert done.returncode != 0
-    assert "error: budget.batch_size=2: there are 2 processes with 1 parts each" in done.stderr
+    assert "error: budget.batch_size=2: 2 processes with 1 parts each need two images per part" in done.stderr
 
 
 def check_collectives(rank: int, port: int) -> None:

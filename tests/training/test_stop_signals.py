@@ -71,7 +71,7 @@ def checkpoint_times() -> dict[Path, int | None]:
 @pytest.mark.slow
 def test_signals_at_the_command_line() -> None:
     """One run is stopped twice and completed, by the same command."""
-    overrides = ("+step=gelu", *TINY, "budget.epochs=400", "checkpoint_steps=20")
+    overrides = ("+step=gelu", *TINY, "budget.epochs=150", "checkpoint_steps=20")
     for sign in (signal.SIGTERM, signal.SIGINT):
         before = checkpoint_times()
         process = background(*overrides)
