@@ -1,9 +1,10 @@
 """Ablation study of the steps from ResNet-50 to ConvNeXt (Liu et al., "A ConvNet for the 2020s", CVPR 2022).
 
->>> import roadmap
->>> roadmap.steps()                                      # names of the steps, in order
->>> model = roadmap.create_model("inverted_bottleneck")  # a torch.nn.Module
->>> spec = roadmap.compose("+step=gelu", "data=digits")  # the run that the command line would train
+Examples:
+    >>> import roadmap
+    >>> roadmap.steps()                                      # names of the steps, in order
+    >>> model = roadmap.create_model("inverted_bottleneck")  # a torch.nn.Module
+    >>> spec = roadmap.compose("+step=gelu", "data=digits")  # the run that the command line would train
 """
 
 from __future__ import annotations

@@ -84,10 +84,9 @@ def _report(arguments: list[str]) -> int:
 
 
 def _cost(arguments: list[str]) -> int:
-    from roadmap.cost import main
+    from roadmap.cost import cost_command
 
-    main(arguments)
-    return 0
+    return cost_command(arguments)
 
 
 SUBCOMMANDS: dict[str, Callable[[list[str]], int]] = {"report": _report, "cost": _cost}

@@ -9,14 +9,17 @@ convolutions and linear layers for one image. The paper calls them FLOPs.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-
-import pandas as pd
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from roadmap.analysis import published
-from roadmap.config.compose import compose_network
-from roadmap.config.steps import all_steps
-from roadmap.models.complexity import measure_cost
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+INVALID_INPUT = 2  # exit code; nothing was written
 
 
 def cost_table(image_size: int = 224) -> pd.DataFrame:
@@ -24,6 +27,12 @@ def cost_table(image_size: int = 224) -> pd.DataFrame:
 
     Columns: base, step, params, gmacs (counted), paper_gmacs (printed in the paper).
     """
+    import pandas as pd
+
+    from roadmap.config.compose import compose_network
+    from roadmap.config.steps import all_steps
+    from roadmap.models.complexity import measure_cost
+
     rows = []
     for base, paper_rows in published.TABLES.items():
         for row in paper_rows:
@@ -33,12 +42,18 @@ def cost_table(image_size: int = 224) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["base", "step", "params", "gmacs", "paper_gmacs"])
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Print the table, and write it to a CSV file if `--csv FILE` asks for it. `arguments` default to sys.argv."""
+def cost_command(arguments: list[str]) -> int:
+    """Print the table, and write it to a CSV file if `--csv FILE` asks for it; return the exit code.
+
+    A file that cannot be written is refused in one line, with exit code 2, before anything is counted.
+    """
     description = "Count parameters and multiply-adds of every step, for ResNet-50 and ResNet-200."
     parser = argparse.ArgumentParser(prog="roadmap cost", description=description)
-    parser.add_argument("--csv", metavar="FILE", help="also write the table to this file")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table to this file")
     options = parser.parse_args(arguments)
+    if options.csv is not None and not _is_writable(options.csv):
+        print(f"error: --csv={options.csv}: cannot be written; choose another file", file=sys.stderr)
+        return INVALID_INPUT
     table = cost_table()
     print(f"{'base':<10} {'step':<22} {'params':>11} {'GMACs':>8} {'paper':>7} {'diff':>7}")
     for base, step, params, gmacs, paper_gmacs in table.to_numpy().tolist():
@@ -47,12 +62,15 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{base:<10} {step:<22} {numbers}{mark}")
     print("GMACs: multiply-adds / 1e9 of convolutions and linear layers, one image of 224x224 pixels.")
     print(f"* {published.MISPRINT_NOTE}")
-    if options.csv:
-        try:
-            table.to_csv(options.csv, index=False)
-        except OSError as error:
-            sys.exit(f"error: --csv={options.csv}: {error.strerror or error}; choose another file")
+    if options.csv is not None:
+        table.to_csv(options.csv, index=False)
+    return 0
+
+
+def _is_writable(path: Path) -> bool:
+    target = path if path.exists() else path.absolute().parent
+    return not path.is_dir() and target.exists() and os.access(target, os.W_OK)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cost_command(sys.argv[1:]))

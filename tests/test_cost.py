@@ -13,7 +13,7 @@ from roadmap.analysis import published
 
 
 def test_costs_of_all_rows_of_both_tables(golden: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cost.main(["--csv", str(tmp_path / "cost.csv")])
+    assert cost.cost_command(["--csv", str(tmp_path / "cost.csv")]) == 0
     lines = capsys.readouterr().out.splitlines()
     table = pd.read_csv(tmp_path / "cost.csv")
     values: list[list[Any]] = table.to_numpy().tolist()
@@ -28,7 +28,12 @@ def test_costs_of_all_rows_of_both_tables(golden: Any, tmp_path: Path, capsys: p
     assert lines[-1] == f"* {published.MISPRINT_NOTE}"
 
 
-def test_a_file_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cost, "cost_table", pd.DataFrame)
-    with pytest.raises(SystemExit, match=r"error: --csv=.*missing/cost\.csv: Cannot save .*; choose another file"):
-        cost.main(["--csv", str(tmp_path / "missing" / "cost.csv")])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cost, "cost_table", None)
+    for path in (tmp_path / "missing" / "cost.csv", tmp_path):
+        assert cost.cost_command(["--csv", str(path)]) == 2
+        output = capsys.readouterr()
+        assert output.err == f"error: --csv={path}: cannot be written; choose another file\n" and not output.out
+    assert not list(tmp_path.iterdir())

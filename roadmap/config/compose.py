@@ -33,7 +33,8 @@ def register_schema() -> None:
 def compose(*overrides: str) -> RunSpec:
     """Return the validated spec of the run that `python run_roadmap.py OVERRIDES` would train.
 
-    >>> compose("+step=gelu", "base=resnet50", "data=imagenet", "data.root=/data").network.activation
+    Examples:
+        >>> compose("+step=gelu", "base=resnet50", "data=imagenet", "data.root=/data").network.activation
 
     Raises SpecError, with a message of one line that names the field, for unknown, mistyped and impossible settings.
     """
