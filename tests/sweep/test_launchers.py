@@ -22,7 +22,7 @@ from tests.helpers import THREE_STEPS, assert_same_results, read_records
 
 pytestmark = pytest.mark.slow
 
-WORDS = (*TINY, "budget.epochs=2", "budget.regularization=1", "precision=fp32")
+OVERRIDES = (*TINY, "budget.epochs=2", "budget.regularization=1", "precision=fp32")
 LONG = (*TINY, "budget.epochs=150", "precision=fp32", "checkpoint_steps=20")
 RAY = (
     "hydra/launcher=ray", "hydra.launcher.ray.init.address=local", "+hydra.launcher.ray.init.num_cpus=2",
@@ -48,7 +48,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def processes_with(*parts: str) -> list[int]:
-    """The processes whose command lines hold all of `parts`, in the order of their starts."""
+    """Return the processes whose command lines contain all of `parts`, in the order of their start."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):  # it has ended
@@ -59,15 +59,15 @@ def processes_with(*parts: str) -> list[int]:
 
 
 def job_processes(folder: Path) -> list[int]:
-    """submitit's processes of the jobs of this test."""
+    """Return the processes that submitit started for this test."""
     return processes_with("submitit.core._submit", str(folder))
 
 
-def and_below(process: int) -> list[int]:
-    """The process and all that it started."""
+def process_tree(process: int) -> list[int]:
+    """Return the process and all processes that it started."""
     found = [process]
     for path in Path(f"/proc/{process}/task").glob("*/children"):
-        found += [pid for child in path.read_text().split() for pid in and_below(int(child))]
+        found += [pid for child in path.read_text().split() for pid in process_tree(int(child))]
     return found
 
 
@@ -79,55 +79,70 @@ def trains(run: Path) -> bool:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The records of a study that trains on this machine, without a launcher."""
     folder = tmp_path_factory.mktemp("plain")
-    words = ("-m", f"+step={THREE_STEPS}", *WORDS, "study=far", f"out={folder}", f"reports={folder}/reports")
-    process = background(*words, OMP_NUM_THREADS="1")
+    overrides = (
+        "-m",
+        f"+step={THREE_STEPS}",
+        *OVERRIDES,
+        "study=cluster",
+        f"out={folder}",
+        f"reports={folder}/reports",
+    )
+    process = background(*overrides, OMP_NUM_THREADS="1")
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, out + err
     return read_records(folder)
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_launcher_ends_in_the_records_of_none(plain: dict[str, Any], tmp_path: Path, launcher: str) -> None:
-    """Also under a name of its own, and with relative folders, which mean where the command was given."""
+def test_a_launcher_leaves_the_same_records(plain: dict[str, Any], tmp_path: Path, launcher: str) -> None:
+    """Also with a study name, and with relative folders, which belong to the working directory of the command."""
     need(launcher)
-    words = ("-m", f"+step={THREE_STEPS}", *WORDS, "study=far", "out=placed", "reports=told", *LAUNCHERS[launcher])
-    process = background(*words)
+    overrides = (
+        "-m",
+        f"+step={THREE_STEPS}",
+        *OVERRIDES,
+        "study=cluster",
+        "out=on_cluster",
+        "reports=cluster_reports",
+        *LAUNCHERS[launcher],
+    )
+    process = background(*overrides)
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, out + err
-    found = read_records(tmp_path / "placed")
+    found = read_records(tmp_path / "on_cluster")
     assert len(found) == 3
     assert_same_results(found, plain)
-    for name, content in found.items():
-        assert content["command"].partition(" out=")[0] == plain[name]["command"].partition(" out=")[0]
-    assert (tmp_path / "told" / "far" / "roadmap.png").exists()
-    assert {path.name for path in tmp_path.iterdir()} == {"placed", "told"}
-    again = background(*words)
+    for name, record in found.items():
+        assert record["command"].partition(" out=")[0] == plain[name]["command"].partition(" out=")[0]
+    assert (tmp_path / "cluster_reports" / "cluster" / "roadmap.png").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"on_cluster", "cluster_reports"}
+    again = background(*overrides)
     out, err = again.communicate(timeout=60)
     assert again.returncode == 0 and "3 of them already finished" in out, err
 
 
-def test_a_preempted_job_is_started_anew_and_goes_on() -> None:
-    """SIGUSR2 is what SLURM sends, to all processes of a job, before it takes the node away. submitit hears it."""
+def test_a_preempted_job_is_requeued_and_resumes() -> None:
+    """SLURM sends SIGUSR2 to all processes of a job before it preempts the job; submitit handles the signal."""
     need("submitit_local")
     process = background("-m", "+step=gelu", *LONG, "hydra/launcher=submitit_local")
     (job,) = until(lambda: job_processes(Path.cwd()))
     log = until(lambda: next(Path().glob("experiments/runs/gelu*/log.txt"), None))
     until(lambda: trains(log.parent))
-    for pid in and_below(job):
+    for pid in process_tree(job):
         os.kill(pid, signal.SIGUSR2)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, out + err
-    told = log.read_text()
-    assert "stopped by SIGTERM at epoch" in told and "resuming from checkpoint at epoch" in told
+    messages = log.read_text()
+    assert "stopped by SIGTERM at epoch" in messages and "resuming from checkpoint at epoch" in messages
     (submitit,) = Path().glob("experiments/runs/.submitit/*/*_log.out")
     assert submitit.read_text().count("Starting with JobEnvironment") == 2
-    (content,) = read_records(Path("experiments")).values()
-    assert content["status"] == "completed" and len(content["curve"]) == 150
+    (record,) = read_records(Path("experiments")).values()
+    assert record["status"] == "completed" and len(record["curve"]) == 150
 
 
-def test_lost_jobs_end_no_other() -> None:
-    """Of three jobs one is killed, one is out of time: submitit takes a signal to so short a job for that, and may not
-    start it again. The third's result counts; the others have left checkpoints, and their ends are told."""
+def test_a_lost_job_ends_no_other_job() -> None:
+    """Of three jobs, one is killed and one runs out of time: submitit counts a signal to so short a job as a timeout,
+    and may not requeue it here. The third completes; the other two have left checkpoints and a reason."""
     need("submitit_local")
     short = ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5", "+hydra.launcher.max_num_timeout=0")
     process = background("-m", "+step=baseline,gelu,layer_norm", *LONG, *short)
@@ -139,7 +154,7 @@ def test_lost_jobs_end_no_other() -> None:
     assert process.returncode == 1, out + err
     assert "2 of 3 runs did not complete" in err and "its job was lost (UncompletedJobError: Job " in err
     found = read_records(Path("experiments"))
-    assert {name: content["status"] for name, content in found.items()} == {
+    assert {name: record["status"] for name, record in found.items()} == {
         "baseline-0": "failed", "gelu-0": "failed", "layer_norm-0": "completed"
     }  # fmt: skip
     assert "has not produced any output" in found["baseline-0"]["error"]
@@ -151,10 +166,10 @@ def test_lost_jobs_end_no_other() -> None:
     assert (Path("reports") / "runs" / "roadmap.csv").exists()
 
 
-def test_a_signal_to_all_processes_of_a_study_at_once() -> None:
-    """As SLURM sends it: the runs write their checkpoints, the study waits for that, and tells how it ended."""
-    words = ("-m", "+step=baseline,gelu", *LONG, "checkpoint_steps=null", "budget.epochs=9000", "parallel=2")
-    process = background(*words, "checkpoint_minutes=0.02", apart=True)
+def test_a_signal_to_all_processes_of_a_study() -> None:
+    """As SLURM sends it: the runs write checkpoints, the study waits for them and reports how it ended."""
+    overrides = ("-m", "+step=baseline,gelu", *LONG, "checkpoint_steps=null", "budget.epochs=9000", "parallel=2")
+    process = background(*overrides, "checkpoint_minutes=0.02", apart=True)
     logs = until(lambda: len(found := list(Path().glob("experiments/runs/*/log.txt"))) == 2 and found)
     until(lambda: all(trains(log.parent) for log in logs))
     os.killpg(process.pid, signal.SIGTERM)
@@ -167,7 +182,7 @@ def test_a_signal_to_all_processes_of_a_study_at_once() -> None:
 
 
 def test_a_killed_worker_of_ray_ends_no_other_run() -> None:
-    """Without the three more tries that Ray gives a run whose worker died."""
+    """Without the three retries that Ray gives a task whose worker died."""
     need("ray")
     process = background("-m", "+step=baseline,gelu", *LONG, *RAY, "+hydra.launcher.ray.remote.max_retries=0")
     until(lambda: sum(map(trains, Path().glob("experiments/runs/*-seed0"))) == 2)
@@ -178,11 +193,11 @@ def test_a_killed_worker_of_ray_ends_no_other_run() -> None:
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1, out + err
     assert "1 of 2 runs did not complete" in err and "its job was lost (WorkerCrashedError" in err
-    states = [content["status"] for content in read_records(Path("experiments")).values()]
+    states = [record["status"] for record in read_records(Path("experiments")).values()]
     assert sorted(states) == ["completed", "failed"]
 
 
-def test_a_launchers_mistake_is_told_in_one_line(command_line: CommandLine, tmp_path: Path) -> None:
+def test_an_invalid_launcher_field_is_refused_in_one_line(command_line: CommandLine, tmp_path: Path) -> None:
     need("submitit_slurm")
     done = command_line("-m", "+step=gelu", *TINY, "hydra/launcher=submitit_slurm", "hydra.launcher.nodes=x")
     assert done.returncode == 2 and done.stderr.startswith("error: "), done.stderr

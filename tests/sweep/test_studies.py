@@ -15,7 +15,7 @@ from tests.helpers import write_run
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (["design.full=gelo"], "design.full=gelo: unknown step; use one of baseline, training_recipe"),
         (["design.orders=3"], "design.orders=3: must be a positive even number, because each order is"),
@@ -26,9 +26,9 @@ from tests.helpers import write_run
     ],
 )
 def test_invalid_studies_exit_with_one_line(
-    command_line: CommandLine, tmp_path: Path, words: list[str], message: str
+    command_line: CommandLine, tmp_path: Path, overrides: list[str], message: str
 ) -> None:
-    done = command_line("+study=leave_one_out", *words)
+    done = command_line("+study=leave_one_out", *overrides)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and message in done.stderr
     assert not list(tmp_path.iterdir())
 
@@ -48,15 +48,15 @@ def test_a_study_with_its_reference(command_line: CommandLine, tmp_path: Path) -
 def test_a_dry_run_starts_nothing_and_needs_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
-    words = ("+study=leave_one_out", "seed=0,1", "plan=true", "device=cpu", "data=digits")
-    out, err = background(*words, PYTHONPATH=str(tmp_path)).communicate(timeout=100)
+    overrides = ("+study=leave_one_out", "seed=0,1", "plan=true", "device=cpu", "data=digits")
+    out, err = background(*overrides, PYTHONPATH=str(tmp_path)).communicate(timeout=100)
     assert "leave_one_out: 28 runs, 0 done, 28 to do" in out, err
     assert "time, cost: unknown until a run with this data, base and budget is completed" in out
     assert out.count("to do         ?") == 28
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sitecustomize.py"]
 
     write_run(tmp_path / "experiments", 90.0, "+step=separate_downsampling", "seed=0", wall_seconds=30.0)
-    out, err = background(*words, "parallel=3", PYTHONPATH=str(tmp_path)).communicate(timeout=100)
+    out, err = background(*overrides, "parallel=3", PYTHONPATH=str(tmp_path)).communicate(timeout=100)
     assert "leave_one_out: 28 runs, 1 done, 27 to do" in out, err
     assert "done       0:30  separate_downsampling seed=0: top-1 90.00 %" in out
     assert "time: 13:30 of run time, 4:30 with 3 at once\ncost: 0.23 core-hours" in out
@@ -72,21 +72,21 @@ def test_a_dry_run_starts_nothing_and_needs_no_torch(tmp_path: Path, monkeypatch
 
 @pytest.mark.slow
 def test_studies_share_their_runs(command_line: CommandLine, tmp_path: Path) -> None:
-    words = ("seed=0", *TINY)
-    first = command_line("+study=leave_one_out", "design.full=patchify_stem", *words)
+    overrides = ("seed=0", *TINY)
+    first = command_line("+study=leave_one_out", "design.full=patchify_stem", *overrides)
     assert first.returncode == 0, first.stderr
     # patchify_stem, stage_ratio, (training_recipe, patchify_stem), (stage_ratio, patchify_stem)
     assert "leave_one_out: 4 runs" in first.stdout
-    second = command_line("-m", "+step=stage_ratio,patchify_stem", "study=other", *words)
+    second = command_line("-m", "+step=stage_ratio,patchify_stem", "study=other", *overrides)
     assert second.returncode == 0 and "2 of them already finished" in second.stdout, second.stderr
-    third = command_line("+study=leave_one_out", "design.full=patchify_stem", *words)
+    third = command_line("+study=leave_one_out", "design.full=patchify_stem", *overrides)
     assert "4 of them already finished" in third.stdout
     assert len(list((tmp_path / "experiments" / "runs").glob("*/record.json"))) == 4
 
-    known = read_manifest(tmp_path / "experiments" / "leave_one_out")
-    assert known is not None and known.design == "leave_one_out" and len(known.runs) == 4
-    asked = ["python", "run_roadmap.py", "+study=leave_one_out", "design.full=patchify_stem", *words]
-    assert known.commands == [shlex.join(asked)]
+    manifest = read_manifest(tmp_path / "experiments" / "leave_one_out")
+    assert manifest is not None and manifest.design == "leave_one_out" and len(manifest.runs) == 4
+    command = ["python", "run_roadmap.py", "+study=leave_one_out", "design.full=patchify_stem", *overrides]
+    assert manifest.commands == [shlex.join(command)]
     table = pd.read_csv(tmp_path / "reports" / "leave_one_out" / "roadmap.csv")
     pictures = [tmp_path / "reports" / name / "roadmap.svg" for name in ("leave_one_out", "other")]
     assert ["paper: ImageNet" in path.read_text("utf-8") for path in pictures] == [False, True]  # beside a road alone
@@ -119,7 +119,7 @@ def test_the_shipped_studies_are_documented() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("study", "runs", "words"),
+    ("study", "runs", "overrides"),
     [
         ("add_one_in", 3, ["design.full=patchify_stem"]),
         ("attribution", 6, ["design.full=patchify_stem", "design.orders=2"]),
@@ -129,15 +129,15 @@ def test_the_shipped_studies_are_documented() -> None:
     ],
 )
 def test_each_study_end_to_end(
-    command_line: CommandLine, tmp_path: Path, study: str, runs: int, words: list[str]
+    command_line: CommandLine, tmp_path: Path, study: str, runs: int, overrides: list[str]
 ) -> None:
-    done = command_line(f"+study={study}", *TINY, "seed=0", "save_weights=false", *words)
+    done = command_line(f"+study={study}", *TINY, "seed=0", "save_weights=false", *overrides)
     assert done.returncode == 0, done.stderr
     assert f"{study}: {runs} runs" in done.stdout
-    told = f"2 orders of 3 steps (design.orders) need {runs} networks, {runs} runs"
-    assert (told in done.stdout) == (study == "attribution")
-    content = json.loads((tmp_path / "experiments" / study / "study.json").read_text())
-    assert len(content["runs"]) == runs
+    message = f"2 orders of 3 steps (design.orders) need {runs} networks, {runs} runs"
+    assert (message in done.stdout) == (study == "attribution")
+    record = json.loads((tmp_path / "experiments" / study / "study.json").read_text())
+    assert len(record["runs"]) == runs
     table = pd.read_csv(tmp_path / "reports" / study / "roadmap.csv")
     assert len(table) == runs and (table["status"] == "completed").all()
     compared = table["delta"].notna().sum()
