@@ -17,13 +17,12 @@ from omegaconf import DictConfig
 
 from roadmap.config.compose import CONFIG_ERRORS, one_line_message, register_schema, rewrite_study_override, to_spec
 from roadmap.config.paths import CONF
+from roadmap.runtime.exit_codes import EXIT_BAD_INPUT, EXIT_RUN_FAILED, EXIT_STOPPED
 from roadmap.runtime.logs import configure_logging
-from roadmap.runtime.signals import EXIT_STOPPED, Stopped, raise_on_signal
+from roadmap.runtime.signals import Stopped, raise_on_signal
 from roadmap.sweep.errors import RunFailed
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.single import run_single
-
-EXIT_RUN_FAILED, EXIT_BAD_INPUT = 1, 2  # after a signal: EXIT_STOPPED (75)
 
 
 def main() -> None:

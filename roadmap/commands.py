@@ -11,8 +11,7 @@ from roadmap.config.schema import SpecError
 from roadmap.models.structure import Structure
 from roadmap.report.comparison import write_comparison
 from roadmap.report.writer import write_report
-
-INVALID_INPUT = 2  # exit code; nothing was written
+from roadmap.runtime.exit_codes import EXIT_BAD_INPUT
 
 
 def report_command(arguments: list[str]) -> int:
@@ -41,7 +40,7 @@ def report_command(arguments: list[str]) -> int:
             print(write_report(options.study[0], to, structure_of_config))
     except (OSError, SpecError) as error:
         print(f"error: {_describe_error(error)}", file=sys.stderr)
-        return INVALID_INPUT
+        return EXIT_BAD_INPUT
     return 0
 
 

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from roadmap.analysis import published
+from roadmap.runtime.exit_codes import EXIT_BAD_INPUT
 
 if TYPE_CHECKING:
     import pandas as pd
-
-INVALID_INPUT = 2  # exit code; nothing was written
 
 
 def cost_table(image_size: int = 224) -> pd.DataFrame:
@@ -53,7 +52,7 @@ def cost_command(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.csv is not None and not _is_writable(options.csv):
         print(f"error: --csv={options.csv}: cannot be written; choose another file", file=sys.stderr)
-        return INVALID_INPUT
+        return EXIT_BAD_INPUT
     table = cost_table()
     print(f"{'base':<10} {'step':<22} {'params':>11} {'GMACs':>8} {'paper':>7} {'diff':>7}")
     for base, step, params, gmacs, paper_gmacs in table.to_numpy().tolist():

@@ -24,13 +24,12 @@ from roadmap.records.record import (
     write_record,
 )
 from roadmap.runtime import lock
+from roadmap.runtime.exit_codes import EXIT_COMPLETED, EXIT_LOCKED, EXIT_RUN_FAILED, EXIT_STOPPED
 from roadmap.runtime.logs import configure_logging, logger
-from roadmap.runtime.signals import EXIT_STOPPED, Stopped, raise_on_signal
+from roadmap.runtime.signals import Stopped, raise_on_signal
 from roadmap.runtime.world import is_rank_zero
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.processes import process_context, unblock_signals, visible_devices
-
-EXIT_LOCKED = 76  # exit code of a process whose run is locked by another process
 
 
 class RunProcess:
@@ -69,11 +68,11 @@ class RunProcess:
         if code == EXIT_LOCKED:
             return None
         if not is_rank_zero():
-            return {"status": COMPLETED if code == 0 else FAILED}
+            return {"status": COMPLETED if code == EXIT_COMPLETED else FAILED}
         record = read_record(self.folder)
         if record is not None and self._record_mtime() != self.written_before:
             return record
-        if record is not None and record["status"] in FINISHED and code in (0, 1):
+        if record is not None and record["status"] in FINISHED and code in (EXIT_COMPLETED, EXIT_RUN_FAILED):
             return record  # another process finished it in the meantime
         how = _how_it_ended(code)
         return record_failure(
@@ -105,7 +104,7 @@ def _how_it_ended(code: int) -> str:
 
 
 def _run_in_child(run: PlannedRun, title: str, threads: int | None, gpus: str | None, number: int) -> None:
-    """Train `run` in this new process and exit: 0 completed, 1 failed or diverged, EXIT_LOCKED, EXIT_STOPPED."""
+    """Train `run` in this new process and exit with one of the codes of `roadmap.runtime.exit_codes`."""
     try:
         raise_on_signal()  # for signals before and after the training
         unblock_signals()
@@ -120,10 +119,10 @@ def _run_in_child(run: PlannedRun, title: str, threads: int | None, gpus: str | 
         if threads is not None:
             torch.set_num_threads(threads)
         record = train_run(run.spec, run.command, title, group=str(number))
-        sys.exit(0 if record["status"] == COMPLETED else 1)
+        sys.exit(EXIT_COMPLETED if record["status"] == COMPLETED else EXIT_RUN_FAILED)
     except SpecError as error:  # found only now, as a batch size larger than the dataset: the sweep continues
         record_failure(run, str(error))
-        sys.exit(1)
+        sys.exit(EXIT_RUN_FAILED)
     except lock.LockedError:
         sys.exit(EXIT_LOCKED)
     except Stopped as stopped:

@@ -1,4 +1,4 @@
-"""The scheduler of this machine: all runs of a sweep, each in a process of its own, as many at once as serves."""
+"""The scheduler of this machine: all runs of a sweep, each in a process of its own, several at a time."""
 
 from __future__ import annotations
 

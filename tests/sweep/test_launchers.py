@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from roadmap.runtime import lock
-from roadmap.runtime.signals import EXIT_STOPPED
+from roadmap.runtime.exit_codes import EXIT_STOPPED
 from roadmap.training import checkpoint
 from tests.conftest import TINY, CommandLine, background, until
 from tests.helpers import THREE_STEPS, assert_same_results, read_records

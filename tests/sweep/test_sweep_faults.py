@@ -18,7 +18,7 @@ import pytest
 from roadmap.config.compose import compose
 from roadmap.records.record import run_folder
 from roadmap.runtime import lock
-from roadmap.runtime.signals import EXIT_STOPPED
+from roadmap.runtime.exit_codes import EXIT_STOPPED
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.scheduler import run_locally
 from tests.conftest import FAULTS, TINY, background, until

@@ -15,7 +15,7 @@ import torch
 
 from roadmap.config.schema import RunSpec
 from roadmap.records.record import read_record, run_folder, run_name
-from roadmap.runtime.signals import EXIT_STOPPED
+from roadmap.runtime.exit_codes import EXIT_STOPPED
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.run_process import RunProcess
 from roadmap.training import checkpoint

@@ -12,7 +12,7 @@ import pytest
 
 from roadmap.config.compose import compose
 from roadmap.records.record import run_folder, run_name
-from roadmap.runtime.signals import EXIT_STOPPED
+from roadmap.runtime.exit_codes import EXIT_STOPPED
 from roadmap.training import checkpoint
 from tests.conftest import FAULTS, TINY, background, until
 from tests.helpers import make_image_folder
