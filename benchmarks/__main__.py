@@ -67,7 +67,9 @@ def cases(folder: Path, fashion: list[str]) -> list[Case]:
 def compare_with_timm(options: argparse.Namespace) -> None:
     """Print images/s of timm's components with their fastest flags, of ours in one process, of ours with one process
     per core, and of our loader (with augmentation) and our trainer alone."""
-    print("| network | shape | timm's flags | timm | ours | ratio | placed | ratio | our loader | our trainer |")
+    print(
+        "| network | shape | timm's flags | timm | ours | ratio | process per core | ratio | our loader | our trainer |"
+    )
     print("| :--- | :--- | :--- | ---: | ---: | :--- | ---: | :--- | ---: | ---: |")
     with tempfile.TemporaryDirectory() as folder:
         _write_photographs(Path(folder), 256)

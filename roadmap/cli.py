@@ -7,6 +7,7 @@ With Hydra overrides, one run or a sweep is composed, checked and trained. With 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,10 +31,11 @@ def main() -> None:
     that asked to stop."""
     raise_on_signal()
     configure_logging()
-    if sys.argv[1:] and sys.argv[1] in SUBCOMMANDS:
-        sys.exit(SUBCOMMANDS[sys.argv[1]](sys.argv[2:]))
-    _set_environment_defaults()
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    if sys.argv[1:] and re.fullmatch(r"[a-z_]+", sys.argv[1]):
+        with exit_codes(show_traceback):
+            sys.exit(_run_subcommand(*sys.argv[1:]))
+    _set_environment_defaults()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
     register_schema()
     if any(word == "-c" or word.startswith("--cfg") for word in sys.argv) and "--resolve" not in sys.argv:
@@ -74,6 +76,13 @@ def _set_environment_defaults() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     # Under `uv run`, Ray would otherwise set up an environment for every worker, and wait for it.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
+
+def _run_subcommand(name: str, *arguments: str) -> int:
+    if name not in SUBCOMMANDS:
+        known = ", ".join(SUBCOMMANDS)
+        raise ValueError(f"{name}: unknown subcommand; use {known}, or overrides as field=value")
+    return SUBCOMMANDS[name](list(arguments))
 
 
 def _report(arguments: list[str]) -> int:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from roadmap import cli
+from roadmap.runtime.exit_codes import EXIT_STOPPED
+from roadmap.runtime.signals import Stopped
 from tests.conftest import ROOT
 from tests.helpers import make_study
 
@@ -55,3 +58,28 @@ def test_a_report_without_records_is_refused_in_one_line(command: list[str], tmp
 def test_cost_has_help(command: list[str], tmp_path: Path) -> None:
     result = call([sys.executable, *command, "--help"], tmp_path)
     assert result.returncode == 0 and "--csv" in result.stdout
+
+
+def test_an_unknown_subcommand_is_refused(tmp_path: Path) -> None:
+    result = call([*WAYS["module"], "reports"], tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == "error: reports: unknown subcommand; use report, cost, or overrides as field=value\n"
+
+
+def test_a_signal_stops_a_subcommand_with_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(_arguments: list[str]) -> int:
+        raise Stopped("stopped by SIGTERM")
+
+    monkeypatch.setattr(cli, "raise_on_signal", lambda: None)  # the handlers of this process stay
+    monkeypatch.setitem(cli.SUBCOMMANDS, "report", stop)
+    monkeypatch.setattr(sys, "argv", ["roadmap", "report"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == EXIT_STOPPED and capsys.readouterr().err == "stopped by SIGTERM\n"
+
+
+def test_help_names_the_subcommands(tmp_path: Path) -> None:
+    result = call([*WAYS["module"], "--help"], tmp_path)
+    assert result.returncode == 0 and "roadmap report ..." in result.stdout and "roadmap cost ..." in result.stdout

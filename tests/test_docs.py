@@ -149,6 +149,7 @@ def test_the_page_on_adding_a_step_can_be_followed(tmp_path: Path) -> None:
     assert run_blocks("docs/adding-a-step.md", tmp_path, str(tmp_path)) > 2
 
 
+@pytest.mark.slow
 def test_the_tutorial_can_be_followed(tmp_path: Path) -> None:
     if not (Path(sys.executable).parent / "roadmap").exists():
         pytest.skip("the console script `roadmap` is not installed")

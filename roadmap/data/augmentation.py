@@ -100,7 +100,7 @@ class Mix:
         """Return mixed images (N,C,H,W) and smoothed distributions (N,K) for float images (N,C,H,W) and labels (N,).
 
         For a part of a batch of `batch_size`, `positions` (N,) int64, on the CPU, are the positions in the batch. The
-        part must consist of pairs (i, batch_size - 1 - i), with the two of a pair at mirrored places, as in
+        part must consist of pairs (i, batch_size - 1 - i), with the two of a pair at mirrored positions, as in
         [0, 1, B-2, B-1]; then the result equals that part of the mixed batch. Raises ValueError otherwise.
         """
         batch_size = batch_size or len(images)

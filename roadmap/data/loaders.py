@@ -164,8 +164,8 @@ def eval_loader(
 def _common_options(workers: int, device: torch.device) -> dict[str, Any]:
     """Return the options of every DataLoader.
 
-    Workers are forked, which is PyTorch's default on Linux. Without this option, a run in a process of its own would
-    inherit the sweep's way to start processes, and each worker would import everything again.
+    Workers are forked on Linux. A newly started interpreter would import everything again;
+    Python 3.14 starts one by default.
     """
     options: dict[str, Any] = {"num_workers": workers, "pin_memory": device.type == "cuda", "collate_fn": collate}
     if workers > 0 and sys.platform == "linux":

@@ -135,4 +135,4 @@ def _check_complete(network: Network, structure: Structure) -> None:
         is_layer = not list(module.children()) and not isinstance(module, nn.Identity)
         if is_layer and name not in inspected:
             kind = type(module).__qualname__
-            raise TypeError(f"{name}: {kind} at an unknown place; add it to roadmap/models/inspection.py")
+            raise TypeError(f"{name}: {kind} is not inspected; add it to roadmap/models/inspection.py")

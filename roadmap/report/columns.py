@@ -25,7 +25,7 @@ def lines_of(table: pd.DataFrame) -> list[Line]:
 
 def is_missing(value: Any) -> bool:
     """Return whether a cell has no value."""
-    return value is None or value == "" or bool(pd.isna(value))
+    return value is None or bool(pd.isna(value)) or value == ""
 
 
 def format_value(form: str, value: Any) -> str:

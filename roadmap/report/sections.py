@@ -18,6 +18,7 @@ from roadmap.report import diagrams, page_plots
 from roadmap.report.columns import COLUMNS, Column, Line, format_value, is_missing, marked_label
 from roadmap.report.diagrams import Diagram, LayerChain
 from roadmap.report.wording import verdict_sentence
+from roadmap.runtime.logs import logger
 
 # From the fields in a record's `config["network"]` to the structure of the network; None for a reference network.
 StructureOf = Callable[[dict[str, Any]], Structure | None]
@@ -81,9 +82,19 @@ def _with_signs(text: str) -> str:
 
 def make_sections(study: Study, lines: Sequence[Line], structure_of: StructureOf | None) -> list[Section]:
     """Return a section for each row of the study, without diagrams if `structure_of` is None; `lines` is its table."""
-    networks = [row.records[0]["config"]["network"] for row in study.rows]
-    structures = [structure_of(network) if structure_of is not None else None for network in networks]
+    structures = [_read_structure(row.records[0]["config"]["network"], structure_of) for row in study.rows]
     return [_make_section(i, study, lines, structures) for i in range(len(lines))]
+
+
+def _read_structure(network: dict[str, Any], structure_of: StructureOf | None) -> Structure | None:
+    """Return the structure of a network; None if it cannot be read: a missing diagram must not cost the report."""
+    if structure_of is None:
+        return None
+    try:
+        return structure_of(network)
+    except Exception as error:
+        logger.info(f"a network has no diagram: {type(error).__name__}: {error}")
+        return None
 
 
 def _make_section(i: int, study: Study, lines: Sequence[Line], structures: list[Structure | None]) -> Section:

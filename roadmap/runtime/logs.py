@@ -38,3 +38,4 @@ def configure_logging(console: TextIO | None = None) -> None:
         logger.removeHandler(handler)
     logger.addHandler(_LineHandler(console))
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # or a handler of the root logger would write each message again

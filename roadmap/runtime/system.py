@@ -45,7 +45,7 @@ def git_state() -> dict[str, Any]:
 
     if git("ls-files", "--error-unmatch", str(CONF / "config.yaml")) is None:
         return {"commit": None, "dirty": None}
-    code = (str(PACKAGE), str(CONF), "run_roadmap.py")  # not the reports that runs write
+    code = (str(PACKAGE), str(CONF), "hydra_plugins", "run_roadmap.py")  # not the reports that runs write
     status = git("status", "--porcelain", "--untracked-files=all", "--", *code)
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 

@@ -25,8 +25,8 @@ SINGLE_PROCESS = World()
 
 def current_world() -> World:
     """Return what torchrun set in the environment, or `SINGLE_PROCESS` without torchrun."""
-    if "WORLD_SIZE" not in os.environ or "MASTER_ADDR" not in os.environ:
-        return SINGLE_PROCESS
+    if not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        return SINGLE_PROCESS  # another launcher may set some of these variables
     return World(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
 
 

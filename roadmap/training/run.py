@@ -51,7 +51,7 @@ def run(spec: RunSpec, command: str = "", title: str = "", wait: bool = False, g
     Resumes from the run's checkpoint if there is one. If another process has finished the same run in the meantime, its
     record is returned. A run that fails or diverges does not raise: its record contains the reason.
 
-    Under torchrun every process calls this function. `group` tells the attempts at one run apart: all processes of an
+    Under torchrun every process calls this function. `group` distinguishes the attempts at one run: all processes of an
     attempt pass the same value, and each attempt within one torchrun passes another.
 
     Raises SpecError for a setting that turns out to be impossible, LockedError if another process has locked this run

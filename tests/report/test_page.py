@@ -8,6 +8,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from hypothesis import given
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 
 from roadmap.analysis.table import read_study
 from roadmap.report import page, page_plots
+from roadmap.report.writer import write_report
 from roadmap.runtime import system
+from tests.helpers import make_study
 from tests.report.conftest import STEPS
 
 
@@ -114,3 +117,12 @@ def test_no_point_is_better_than_one_on_the_front(points: list[tuple[int, int]])
         is_dominated = any((x <= c and y >= t) and (x, y) != (c, t) for x, y in points)
         assert (i not in front) is is_dominated
     assert [cost[i] for i in front] == sorted(cost[i] for i in front)
+
+
+def test_a_network_that_cannot_be_drawn_does_not_cost_the_report(tmp_path: Path) -> None:
+    def fail(_network: dict[str, Any]) -> None:
+        raise TypeError("unknown module")
+
+    write_report(make_study(tmp_path), tmp_path / "report", fail)
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert page.count("No diagram: this version cannot draw this network.") == 4
