@@ -61,7 +61,7 @@ def test_a_study_has_one_design(tmp_path: Path) -> None:
     [
         ("/usr/bin/python3 run_roadmap.py +study=roadmap", "python run_roadmap.py +study=roadmap"),
         ("/usr/bin/python3 -u -B /home/me/run_roadmap.py +step=gelu", "python run_roadmap.py +step=gelu"),
-        ("/work/.venv/bin/python /work/.venv/bin/roadmap +study=roadmap seed=0,1", "roadmap +study=roadmap seed=0,1"),
+        ("/opt/venv/bin/python /opt/venv/bin/roadmap +study=roadmap seed=0,1", "roadmap +study=roadmap seed=0,1"),
         ("python -m roadmap +study=roadmap", "python -m roadmap +study=roadmap"),
         ("python -u -m roadmap out=/tmp/roadmap", "python -m roadmap out=/tmp/roadmap"),
         ("python -c pass +step=gelu", "python -c pass +step=gelu"),

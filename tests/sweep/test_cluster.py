@@ -16,7 +16,7 @@ from roadmap.records.record import new_record, read_record, run_folder, write_re
 from roadmap.runtime.signals import Stopped
 from roadmap.sweep.launchers import ClusterJob, ClusterLauncher, launcher_of, run_on_cluster
 from roadmap.sweep.planned_run import PlannedRun
-from tests.conftest import TINY
+from tests.conftest import TINY, CommandLine
 
 
 def config(target: str, **params: Any) -> Any:
@@ -91,3 +91,14 @@ def test_a_stopped_launcher_stops_the_sweep(runs: list[PlannedRun]) -> None:
 
     with pytest.raises(Stopped, match="stopped by SIGTERM; the same command resumes"):
         run_on_cluster(ClusterLauncher("ray", stop, {}), runs)
+
+
+def test_a_job_of_submitit_trains_its_run(command_line: CommandLine, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra [slurm] is not installed")
+    result = command_line("-m", "+step=baseline", *TINY, "hydra/launcher=submitit_local")
+    assert result.returncode == 0, result.stderr
+    (folder,) = (tmp_path / "experiments" / "runs").glob("baseline-*")
+    record = read_record(folder)
+    assert record is not None and record["status"] == "completed"
+    assert list(tmp_path.glob("experiments/runs/.submitit/*/*_log.out"))
+    assert (tmp_path / "reports" / "runs" / "index.html").is_file()
