@@ -169,11 +169,11 @@ def _common_options(workers: int, device: torch.device) -> dict[str, Any]:
     """
     options: dict[str, Any] = {"num_workers": workers, "pin_memory": device.type == "cuda", "collate_fn": collate}
     if workers > 0 and sys.platform == "linux":
-        options |= {"multiprocessing_context": "fork", "worker_init_fn": _block_foreign_sigterm}
+        options |= {"multiprocessing_context": "fork", "worker_init_fn": block_foreign_sigterm}
     return options
 
 
-def _block_foreign_sigterm(_worker: int) -> None:
+def block_foreign_sigterm(_worker: int) -> None:
     """Let SIGTERM end this worker only if its own run sends it.
 
     A signal sent to all processes of a cluster job must not end the workers of a run that is about to write its

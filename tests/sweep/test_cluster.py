@@ -102,3 +102,10 @@ def test_a_job_of_submitit_trains_its_run(command_line: CommandLine, tmp_path: P
     assert record is not None and record["status"] == "completed"
     assert list(tmp_path.glob("experiments/runs/.submitit/*/*_log.out"))
     assert (tmp_path / "reports" / "runs" / "index.html").is_file()
+
+
+def test_a_preempted_job_requeues_itself(runs: list[PlannedRun]) -> None:
+    pytest.importorskip("submitit", reason="the extra [slurm] is not installed")
+    job = ClusterJob(runs[0], "[1/1] baseline", 0.0, ".")
+    submission = job.checkpoint()  # submitit calls it, and submits what it returns
+    assert (submission.function, submission.args, submission.kwargs) == (job, (), {})
