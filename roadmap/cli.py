@@ -1,7 +1,10 @@
 """The command line: `python run_roadmap.py`, `python -m roadmap` and the console script `roadmap`.
 
 With Hydra overrides, one run or a sweep is composed, checked and trained. With a subcommand as the first argument
-(`report`, `cost`), that tool runs. Bad input ends with one line on standard error and exit code 2.
+(`report`, `cost`), that tool runs. Bad input ends with one line on standard error and exit code 2. An error that is
+not the user's shows its traceback, with exit code 1.
+
+This module imports only what takes no time, so that a signal during the other imports ends the command in order.
 """
 
 from __future__ import annotations
@@ -9,46 +12,39 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
-
-from roadmap.config.compose import CONFIG_ERRORS, one_line_message, register_schema, rewrite_study_override, to_spec
-from roadmap.config.paths import CONF
 from roadmap.runtime.exit_codes import EXIT_BAD_INPUT, EXIT_RUN_FAILED, EXIT_STOPPED
-from roadmap.runtime.logs import configure_logging
-from roadmap.runtime.signals import Stopped, raise_on_signal
-from roadmap.sweep.errors import RunFailed
-from roadmap.sweep.planned_run import PlannedRun
-from roadmap.sweep.single import run_single
+from roadmap.runtime.signals import Stopped, exit_on_signal, raise_on_signal
+from roadmap.runtime.streams import discard_output, prepare_streams
+
+# Subcommand -> module and function, which is imported when the subcommand is called.
+SUBCOMMANDS = {
+    "report": "roadmap.commands.report:report_command",
+    "cost": "roadmap.cost:cost_command",
+}
 
 
-def main() -> None:
-    """Run what the command line asks for and exit: 0; 1 if a run failed or diverged; 2 for bad input; 75 after a signal
-    that asked to stop."""
-    raise_on_signal()
-    configure_logging()
-    show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    if sys.argv[1:] and re.fullmatch(r"[a-z_]+", sys.argv[1]):
-        with exit_codes(show_traceback):
-            sys.exit(_run_subcommand(*sys.argv[1:]))
-    _set_environment_defaults()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
-    register_schema()
-    if any(word == "-c" or word.startswith("--cfg") for word in sys.argv) and "--resolve" not in sys.argv:
-        sys.argv.append("--resolve")
-    sys.argv[1:] = rewrite_study_override(sys.argv[1:])
+def main(arguments: list[str] | None = None) -> None:
+    """Run what `arguments` (by default those of the process) ask for and exit.
 
-    def task(config: DictConfig) -> None:
-        """Hydra's task function, which it calls for a command without a sweep."""
-        with exit_codes(show_traceback):  # inside of Hydra, which prints a line of its own before it passes errors on
-            run_single(PlannedRun(to_spec(config), list(HydraConfig.get().overrides.task)))
-
-    with exit_codes(show_traceback):
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+    Exit codes: 0; 1 if a run failed or diverged, or an error of the system; 2 for bad input; 75 after a signal that
+    asked to stop.
+    """
+    exit_on_signal()
+    prepare_streams()
+    if arguments is not None:
+        sys.argv[1:] = arguments
+    with exit_codes(show_traceback=os.environ.get("HYDRA_FULL_ERROR") == "1"):
+        code = 0
+        if sys.argv[1:] and re.fullmatch(r"[a-z_]+", sys.argv[1]):
+            code = _run_subcommand(*sys.argv[1:])
+        else:
+            _run_overrides()
+        sys.stdout.flush()  # here, so that a full disk or a closed pipe is one of the errors that are handled
+        sys.exit(code)
 
 
 @contextmanager
@@ -56,17 +52,71 @@ def exit_codes(show_traceback: bool = False) -> Iterator[None]:
     """Turn the errors that a command may raise into one line on standard error and an exit code."""
     try:
         yield
-    except (*CONFIG_ERRORS, ValueError) as error:
-        if show_traceback:
-            raise
-        print(f"error: {one_line_message(error)}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
-    except RunFailed as error:
-        print(error, file=sys.stderr)
-        sys.exit(EXIT_RUN_FAILED)
     except (Stopped, KeyboardInterrupt) as stopped:
-        print(stopped or "stopped", file=sys.stderr)
-        sys.exit(EXIT_STOPPED)
+        _exit(str(stopped) or "stopped", EXIT_STOPPED)
+    except Exception as error:
+        from roadmap.config.compose import CONFIG_ERRORS, one_line_message
+        from roadmap.sweep.errors import RunFailed
+
+        if isinstance(error, BrokenPipeError):  # `roadmap report ... | head`
+            discard_output()
+            sys.exit(EXIT_RUN_FAILED)
+        if isinstance(error, RunFailed):
+            _exit(str(error), EXIT_RUN_FAILED)
+        if isinstance(error, CONFIG_ERRORS) and not show_traceback:  # before OSError: some of Hydra's errors are both
+            _exit(f"error: {one_line_message(error)}", EXIT_BAD_INPUT)
+        if isinstance(error, OSError) and not show_traceback:
+            _exit(f"error: {describe_os_error(error)}", EXIT_RUN_FAILED)
+        raise
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return the path and the reason of an error of the operating system in one line."""
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename is not None else reason
+
+
+def _exit(message: str, code: int) -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        discard_output()
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def _run_overrides() -> None:
+    """Run Hydra's application: compose, check and train what the overrides ask for."""
+    _set_environment_defaults()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import DictConfig
+
+    from roadmap.config.compose import register_schema, rewrite_study_override, to_spec
+    from roadmap.config.paths import CONF
+    from roadmap.runtime.logs import configure_logging
+    from roadmap.sweep.planned_run import PlannedRun
+    from roadmap.sweep.single import run_single
+
+    configure_logging()
+    register_schema()
+    if any(word == "-c" or word.startswith("--cfg") for word in sys.argv) and "--resolve" not in sys.argv:
+        sys.argv.append("--resolve")
+    sys.argv[1:] = rewrite_study_override(sys.argv[1:])
+    errors: list[BaseException] = []
+
+    def task(config: DictConfig) -> None:
+        """Hydra's task function, which it calls for a command without a sweep."""
+        try:
+            run_single(PlannedRun(to_spec(config), list(HydraConfig.get().overrides.task)))
+        except BaseException as error:  # Hydra prints a line of its own when the task raises an error
+            errors.append(error)
+
+    raise_on_signal()
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+    if errors:
+        raise errors[0]
 
 
 def _set_environment_defaults() -> None:
@@ -79,22 +129,15 @@ def _set_environment_defaults() -> None:
 
 
 def _run_subcommand(name: str, *arguments: str) -> int:
+    from roadmap.config.schema import SpecError
+    from roadmap.runtime.logs import configure_logging
+
     if name not in SUBCOMMANDS:
         known = ", ".join(SUBCOMMANDS)
-        raise ValueError(f"{name}: unknown subcommand; use {known}, or overrides as field=value")
-    return SUBCOMMANDS[name](list(arguments))
-
-
-def _report(arguments: list[str]) -> int:
-    from roadmap.commands import report_command
-
-    return report_command(arguments)
-
-
-def _cost(arguments: list[str]) -> int:
-    from roadmap.cost import cost_command
-
-    return cost_command(arguments)
-
-
-SUBCOMMANDS: dict[str, Callable[[list[str]], int]] = {"report": _report, "cost": _cost}
+        raise SpecError(f"{name}: unknown subcommand; use {known}, or overrides as field=value")
+    module, _, function = SUBCOMMANDS[name].partition(":")
+    command = getattr(import_module(module), function)
+    configure_logging()
+    raise_on_signal()
+    code: int = command(list(arguments))
+    return code

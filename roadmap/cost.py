@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from roadmap.analysis import published
-from roadmap.runtime.exit_codes import EXIT_BAD_INPUT
+from roadmap.config.schema import SpecError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,15 +44,14 @@ def cost_table(image_size: int = 224) -> pd.DataFrame:
 def cost_command(arguments: list[str]) -> int:
     """Print the table, and write it to a CSV file if `--csv FILE` asks for it; return the exit code.
 
-    A file that cannot be written is refused in one line, with exit code 2, before anything is counted.
+    Raises SpecError for a file that cannot be written, before anything is counted.
     """
     description = "Count parameters and multiply-adds of every step, for ResNet-50 and ResNet-200."
     parser = argparse.ArgumentParser(prog="roadmap cost", description=description)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table to this file")
     options = parser.parse_args(arguments)
     if options.csv is not None and not _is_writable(options.csv):
-        print(f"error: --csv={options.csv}: cannot be written; choose another file", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        raise SpecError(f"--csv={options.csv}: cannot be written; choose another file")
     table = cost_table()
     print(f"{'base':<10} {'step':<22} {'params':>11} {'GMACs':>8} {'paper':>7} {'diff':>7}")
     for base, step, params, gmacs, paper_gmacs in table.to_numpy().tolist():
@@ -72,4 +71,6 @@ def _is_writable(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(cost_command(sys.argv[1:]))
+    from roadmap.cli import main
+
+    main(["cost", *sys.argv[1:]])

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import re
+import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from roadmap import cli
 from roadmap.config.compose import compose
 from roadmap.config.schema import RunSpec
 from roadmap.records.record import new_record, run_folder, write_record
+from roadmap.runtime.signals import STOP_SIGNALS
 from tests.conftest import ROOT
 
 
@@ -31,6 +36,33 @@ def make_image_folder(folder: Path, classes: dict[str, int], size: int = 40) -> 
                 pixels = generator.integers(0, 256, (size, size, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
     return folder
+
+
+class Result(NamedTuple):
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+def call_main(*arguments: str) -> Result:
+    """Call the command line in this process, in the current working folder. An error that is a bug passes through."""
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    argv, out, err = sys.argv, io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setenv("HYDRA_FULL_ERROR", "0")
+        patch.setattr(sys, "argv", ["run_roadmap.py"])
+        try:
+            cli.main(list(arguments))
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    assert sys.argv is argv
+    return Result(code, out.getvalue(), err.getvalue())
 
 
 @cache

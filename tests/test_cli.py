@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from roadmap import cli
-from roadmap.runtime.exit_codes import EXIT_STOPPED
+from roadmap.runtime.exit_codes import EXIT_RUN_FAILED, EXIT_STOPPED
 from roadmap.runtime.signals import Stopped
 from tests.conftest import ROOT
-from tests.helpers import make_study
+from tests.helpers import call_main, make_study
 
 WAYS = {
     "script": [sys.executable, str(ROOT / "run_roadmap.py")],
@@ -66,20 +69,80 @@ def test_an_unknown_subcommand_is_refused(tmp_path: Path) -> None:
     assert result.stderr == "error: reports: unknown subcommand; use report, cost, or overrides as field=value\n"
 
 
-def test_a_signal_stops_a_subcommand_with_its_exit_code(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_signal_stops_a_subcommand_with_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(_arguments: list[str]) -> int:
         raise Stopped("stopped by SIGTERM")
 
-    monkeypatch.setattr(cli, "raise_on_signal", lambda: None)  # the handlers of this process stay
-    monkeypatch.setitem(cli.SUBCOMMANDS, "report", stop)
-    monkeypatch.setattr(sys, "argv", ["roadmap", "report"])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert end.value.code == EXIT_STOPPED and capsys.readouterr().err == "stopped by SIGTERM\n"
+    monkeypatch.setattr("roadmap.commands.report.report_command", stop)
+    result = call_main("report")
+    assert result.code == EXIT_STOPPED and result.err == "stopped by SIGTERM\n"
 
 
 def test_help_names_the_subcommands(tmp_path: Path) -> None:
     result = call([*WAYS["module"], "--help"], tmp_path)
     assert result.returncode == 0 and "roadmap report ..." in result.stdout and "roadmap cost ..." in result.stdout
+
+
+def test_an_error_of_the_code_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only errors of the configuration and of the operating system are one line; a ValueError of ours is a bug."""
+
+    def fail(_arguments: list[str]) -> int:
+        raise ValueError("list.remove(x): x not in list")
+
+    monkeypatch.setattr("roadmap.commands.report.report_command", fail)
+    with pytest.raises(ValueError, match="not in list"):
+        call_main("report")
+
+
+def test_an_error_of_the_system_is_one_line_with_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_arguments: list[str]) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "reports/roadmap.csv")
+
+    monkeypatch.setattr("roadmap.commands.report.report_command", fail)
+    result = call_main("report")
+    assert result.code == EXIT_RUN_FAILED and result.err == "error: reports/roadmap.csv: No space left on device\n"
+
+
+SHELL = f"{shlex.quote(sys.executable)} -m roadmap report {{study}} --to {{to}} {{redirect}}"
+
+
+@pytest.mark.parametrize(
+    ("redirect", "code", "error"),
+    [
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        (">&- 2>&- <&-", 0, ""),
+        ("> /dev/full", 1, "error: No space left on device\n"),
+        ("| head -c 1 > /dev/null", 0, ""),  # the exit code of head
+    ],
+)
+def test_standard_output_may_be_closed_or_full(redirect: str, code: int, error: str, tmp_path: Path) -> None:
+    study, to = make_study(tmp_path), tmp_path / "report"
+    result = call(["bash", "-c", SHELL.format(study=study, to=to, redirect=redirect)], tmp_path)
+    assert (result.returncode, result.stderr) == (code, error)
+    assert (to / "index.html").is_file()
+
+
+def test_an_encoding_without_the_characters_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    result = call([*WAYS["module"], "report", str(make_study(tmp_path)), "--to", str(tmp_path / "report")], tmp_path)
+    assert result.returncode == 0 and not result.stderr and "93.00 ? 2.00" in result.stdout
+
+
+@pytest.mark.faults
+def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path) -> None:
+    """Whenever the signal comes: before the first import of a large package, in it, or when the command has begun."""
+    for delay in (0.1, 0.3, 0.6, 1.2):
+        process = subprocess.Popen(
+            [*WAYS["module"], "+step=gelu", "plan=true"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        finished_before = process.returncode == 0
+        assert finished_before or (process.returncode == EXIT_STOPPED and errors == "stopped by SIGINT\n")

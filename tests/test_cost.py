@@ -10,6 +10,7 @@ import pytest
 
 from roadmap import cost
 from roadmap.analysis import published
+from roadmap.config.schema import SpecError
 
 
 def test_costs_of_all_rows_of_both_tables(golden: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,11 +30,11 @@ def test_costs_of_all_rows_of_both_tables(golden: Any, tmp_path: Path, capsys: p
 
 
 def test_a_file_that_cannot_be_written_is_refused_before_anything_is_counted(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(cost, "cost_table", None)
     for path in (tmp_path / "missing" / "cost.csv", tmp_path):
-        assert cost.cost_command(["--csv", str(path)]) == 2
-        output = capsys.readouterr()
-        assert output.err == f"error: --csv={path}: cannot be written; choose another file\n" and not output.out
+        with pytest.raises(SpecError) as caught:
+            cost.cost_command(["--csv", str(path)])
+        assert str(caught.value) == f"--csv={path}: cannot be written; choose another file"
     assert not list(tmp_path.iterdir())

@@ -20,6 +20,7 @@ import pandas as pd
 from roadmap.analysis import published, statistics
 from roadmap.analysis.statistics import Comparison
 from roadmap.config.designs import Member
+from roadmap.config.schema import SpecError
 from roadmap.config.steps import all_transforms, differing_transforms, sort_transforms
 from roadmap.records.manifest import Manifest, read_manifest, setting_overrides
 from roadmap.records.record import COMPLETED, DIVERGED, FAILED, RUNS_FOLDER, read_record
@@ -87,10 +88,10 @@ class Study:
 def read_study(folder: Path) -> Study:
     """Read the study in `folder`: the runs of its study.json, or, without that file, all records in the folder.
 
-    Raises FileNotFoundError if there is no record, and SpecError if study.json is invalid.
+    Raises SpecError if there is no record or study.json is invalid.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; give the folder of a study, as experiments/roadmap")
+        raise SpecError(f"{folder}: no such folder; give the folder of a study, as experiments/roadmap")
     manifest = read_manifest(folder)
     if manifest is None:
         run_folders = [path.parent for path in sorted(folder.glob("*/record.json"))]
@@ -106,7 +107,7 @@ def read_study(folder: Path) -> Study:
                 setting = manifest.runs[run_folder.name]
             records.append(record | {"correct": _read_scores(run_folder, record), "setting": setting})
     if not records:
-        raise FileNotFoundError(f"{folder}: contains no records of runs")
+        raise SpecError(f"{folder}: contains no records of runs")
     name = folder.resolve().name
     return analyze(name, manifest or Manifest(name), records, len(run_folders))
 

@@ -40,7 +40,7 @@ def compose(*overrides: str) -> RunSpec:
     """
     try:
         return to_spec(compose_config(*overrides))
-    except (*CONFIG_ERRORS, ValueError) as error:
+    except CONFIG_ERRORS as error:
         raise SpecError(one_line_message(error)) from error
 
 

@@ -33,6 +33,14 @@ def check_fraction(value: float, name: str, *, one: bool = False) -> None:
     require(holds, name, value, "must be from 0 to 1" if one else "must be from 0 to below 1")
 
 
+def check_writable(name: str, folder: str | Path) -> None:
+    """Raise SpecError, naming the field or option `name`, unless `folder` can be created or is a writable folder."""
+    path = Path(folder).absolute()
+    parent = next(parent for parent in (path, *path.parents) if parent.exists() or parent.is_symlink())
+    writable = parent.is_dir() and os.access(parent, os.W_OK)
+    require(writable, name, folder, f"{parent} is not a writable folder; use another folder")
+
+
 def validate_network(spec: NetworkSpec) -> None:
     """Raise SpecError if no network can be built from `spec`."""
     require(len(spec.depths) == 4, "network.depths", spec.depths, "must be 4 numbers, the blocks of each stage")
@@ -82,10 +90,7 @@ def _validate_files(spec: RunSpec) -> None:
     for name in ("study", "out", "reports"):
         require(bool(getattr(spec, name).strip()), name, repr(getattr(spec, name)), "must not be empty")
     for name in ("out", "reports"):
-        folder = Path(getattr(spec, name)).absolute()
-        parent = next(path for path in (folder, *folder.parents) if path.exists())
-        writable = parent.is_dir() and os.access(parent, os.W_OK)
-        require(writable, name, getattr(spec, name), f"{parent} is not a writable folder; use another folder")
+        check_writable(name, getattr(spec, name))
     if spec.weights is not None and not spec.weights.startswith("timm/"):
         is_file = Path(spec.weights).is_file()
         require(is_file, "weights", spec.weights, "no such file; give the path of a file, or timm/NAME")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from roadmap.commands import report_command
+from roadmap.cli import main
 
 if __name__ == "__main__":
-    sys.exit(report_command(sys.argv[1:]))
+    main(["report", *sys.argv[1:]])

@@ -8,6 +8,7 @@ import pandas as pd
 
 from roadmap.analysis.comparison import compare_gains, comparison_sentence, study_gains
 from roadmap.analysis.table import read_study, write_csv
+from roadmap.config.schema import SpecError
 from roadmap.report.columns import format_interval
 from roadmap.report.formats import markdown
 from roadmap.report.wording import study_summary
@@ -16,14 +17,14 @@ from roadmap.report.wording import study_summary
 def write_comparison(a: Path, b: Path, to: Path) -> str:
     """Write compare.csv, .md, .png and .svg to the folder `to`; return the table and the paths as text.
 
-    Raises FileNotFoundError if a study has no records, or if the two studies have no comparison in common.
+    Raises SpecError if a study has no records, or if the two studies have no comparison in common.
     """
     from roadmap.report import figures
 
     studies = [read_study(a), read_study(b)]
     table = compare_gains(*map(study_gains, studies))
     if not len(table):
-        raise FileNotFoundError(f"{a} and {b}: the studies have no comparison of the same two networks in common")
+        raise SpecError(f"{a} and {b}: the studies have no comparison of the same two networks in common")
     names = [f"{study.name} ({study_summary(study)})" for study in studies]
     shown = pd.DataFrame({"step": table["step"], "compared with": table["against"]})
     text_headers = {"step", "compared with", "both"}

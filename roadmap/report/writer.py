@@ -31,7 +31,7 @@ def write_report(folder: Path, to: Path, structure_of: StructureOf | None = None
     reference network; `roadmap.models.inspection.structure_of_config` does. The page draws the networks with it.
     Without it, the page has no diagrams.
 
-    Raises FileNotFoundError if the study has no records.
+    Raises SpecError if the study has no records.
     """
     from roadmap.report import figures, page
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from roadmap.runtime.exit_codes import EXIT_STOPPED
 
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 
@@ -24,6 +27,17 @@ class StopRequest:
 
     def __bool__(self) -> bool:
         return self.reason is not None
+
+
+def exit_on_signal() -> None:
+    """Let the stop signals end the process at once, for the time of the imports: an exception could be lost in them."""
+
+    def handler(number: int, _frame: FrameType | None) -> None:
+        os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
+        os._exit(EXIT_STOPPED)
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, handler)
 
 
 def raise_on_signal() -> None:

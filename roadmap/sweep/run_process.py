@@ -27,6 +27,7 @@ from roadmap.runtime import lock
 from roadmap.runtime.exit_codes import EXIT_COMPLETED, EXIT_LOCKED, EXIT_RUN_FAILED, EXIT_STOPPED
 from roadmap.runtime.logs import configure_logging, logger
 from roadmap.runtime.signals import Stopped, raise_on_signal
+from roadmap.runtime.streams import prepare_streams
 from roadmap.runtime.world import is_rank_zero
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.processes import process_context, unblock_signals, visible_devices
@@ -108,6 +109,7 @@ def _run_in_child(run: PlannedRun, title: str, threads: int | None, gpus: str | 
     try:
         raise_on_signal()  # for signals before and after the training
         unblock_signals()
+        prepare_streams()
         _redirect_output(run)
         threading.Thread(target=_stop_with_parent, daemon=True).start()
         if gpus is not None:  # not those that the fork server started with: Ray gives each of its tasks others
@@ -139,7 +141,7 @@ def _redirect_output(run: PlannedRun) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    configure_logging(console=os.fdopen(os.dup(1), "w"))
+    configure_logging(console=os.fdopen(os.dup(1), "w", errors="replace"))
     if is_rank_zero():
         with (folder / "log.txt").open("a") as log:
             os.dup2(log.fileno(), 1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from roadmap.commands import structure_of_config
+from roadmap.commands.report import structure_of_config
 from roadmap.config.designs import Layout
 from roadmap.config.schema import RunSpec
 from roadmap.records.manifest import add_runs

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from roadmap.analysis.table import read_study
-from roadmap.commands import report_command
+from roadmap.commands.report import report_command
 from roadmap.config.designs import Layout
+from roadmap.config.schema import SpecError
 from roadmap.config.steps import step_names
 from roadmap.records.manifest import add_runs
 from roadmap.report.comparison import write_comparison
@@ -65,8 +66,9 @@ def test_two_studies_are_compared(
     assert (tmp_path / "reports" / f"{tmp_path.name}-digits-and-later-digits" / "compare.md").is_file()
     capsys.readouterr()
     write_run(tmp_path / "empty", 50.0, "+step=baseline")
-    assert report_command(["digits", "empty/runs"]) == 2
-    assert capsys.readouterr().err == (
-        "error: digits and empty/runs: the studies have no comparison of the same two networks in common\n"
+    with pytest.raises(SpecError) as caught:
+        report_command(["digits", "empty/runs"])
+    assert str(caught.value) == (
+        "digits and empty/runs: the studies have no comparison of the same two networks in common"
     )
     assert not (tmp_path / "reports" / "digits-and-runs").exists()

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from roadmap.analysis.table import COLUMNS, read_study
-from roadmap.commands import report_command
+from roadmap.commands.report import report_command
+from roadmap.config.schema import SpecError
 from roadmap.records.record import FORMAT
 from roadmap.report import figures
 from roadmap.report.columns import readable_table
@@ -208,9 +209,10 @@ def test_invalid_input_is_one_line_and_writes_nothing(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(text)
-    assert report_command([str(tmp_path / "runs"), "--to", str(tmp_path / "report")]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {tmp_path / 'runs'}") and message in error and error.count("\n") == 1
+    with pytest.raises(SpecError) as caught:
+        report_command([str(tmp_path / "runs"), "--to", str(tmp_path / "report")])
+    error = str(caught.value)
+    assert error.startswith(str(tmp_path / "runs")) and message in error and "\n" not in error
     assert not (tmp_path / "report").exists()
 
 

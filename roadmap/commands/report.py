@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
-from roadmap.config.schema import SpecError
+from roadmap.config.validation import check_writable
 from roadmap.models.structure import Structure
 from roadmap.report.comparison import write_comparison
 from roadmap.report.writer import write_report
-from roadmap.runtime.exit_codes import EXIT_BAD_INPUT
 
 
 def report_command(arguments: list[str]) -> int:
     """Write the report of a study, or of the comparison of two studies, and print it; return the exit code.
 
-    Invalid input ends in one line on stderr and exit code 2, with nothing written.
+    Raises SpecError for invalid input, with nothing written.
     """
     parser = argparse.ArgumentParser(
         prog="roadmap report", description="Write the report of a study, or compare two studies."
@@ -33,14 +31,11 @@ def report_command(arguments: list[str]) -> int:
     if len(set(names)) < len(names):
         names = ["-".join(folder.resolve().parts[-2:]) for folder in options.study]
     to = options.to or Path("reports") / "-and-".join(names)
-    try:
-        if len(names) == 2:
-            print(write_comparison(options.study[0], options.study[1], to))
-        else:
-            print(write_report(options.study[0], to, structure_of_config))
-    except (OSError, SpecError) as error:
-        print(f"error: {_describe_error(error)}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    check_writable("--to", to)
+    if len(names) == 2:
+        print(write_comparison(options.study[0], options.study[1], to))
+    else:
+        print(write_report(options.study[0], to, structure_of_config))
     return 0
 
 
@@ -49,9 +44,3 @@ def structure_of_config(config: dict[str, Any]) -> Structure | None:
     from roadmap.models import inspection
 
     return inspection.structure_of_config(config)
-
-
-def _describe_error(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
