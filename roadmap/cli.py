@@ -55,7 +55,7 @@ def exit_codes(show_traceback: bool = False) -> Iterator[None]:
     except (Stopped, KeyboardInterrupt) as stopped:
         _exit(str(stopped) or "stopped", EXIT_STOPPED)
     except Exception as error:
-        from roadmap.config.compose import CONFIG_ERRORS, one_line_message
+        from roadmap.config.compose import is_config_error, one_line_message
         from roadmap.sweep.errors import RunFailed
 
         if isinstance(error, BrokenPipeError):  # `roadmap report ... | head`
@@ -63,7 +63,7 @@ def exit_codes(show_traceback: bool = False) -> Iterator[None]:
             sys.exit(EXIT_RUN_FAILED)
         if isinstance(error, RunFailed):
             _exit(str(error), EXIT_RUN_FAILED)
-        if isinstance(error, CONFIG_ERRORS) and not show_traceback:  # before OSError: some of Hydra's errors are both
+        if is_config_error(error) and not show_traceback:  # before OSError: some of Hydra's errors are both
             _exit(f"error: {one_line_message(error)}", EXIT_BAD_INPUT)
         if isinstance(error, OSError) and not show_traceback:
             _exit(f"error: {describe_os_error(error)}", EXIT_RUN_FAILED)

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import difflib
 import re
+import traceback
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -25,6 +26,18 @@ from roadmap.config.validation import validate, validate_base, validate_network
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, SpecError)
 
 
+def is_config_error(error: BaseException) -> bool:
+    """Return whether the user's input caused the error: it is of CONFIG_ERRORS, or Hydra or OmegaConf raised it.
+
+    For some mistakes they raise a plain ValueError or AssertionError. One of our own code is a bug.
+    """
+    if isinstance(error, CONFIG_ERRORS):
+        return True
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    raised_in = frames[-1].f_globals.get("__name__", "") if frames else ""
+    return isinstance(error, (ValueError, AssertionError)) and raised_in.split(".")[0] in ("hydra", "omegaconf")
+
+
 def register_schema() -> None:
     """Register the schema of a run with Hydra. Call this before composing; repeated calls have no effect."""
     ConfigStore.instance().store(name="run_schema", node=RunSpec)
@@ -40,7 +53,9 @@ def compose(*overrides: str) -> RunSpec:
     """
     try:
         return to_spec(compose_config(*overrides))
-    except CONFIG_ERRORS as error:
+    except Exception as error:
+        if not is_config_error(error):
+            raise
         raise SpecError(one_line_message(error)) from error
 
 
