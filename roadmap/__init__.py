@@ -5,6 +5,7 @@ Examples:
     >>> roadmap.steps()                                      # names of the steps, in order
     >>> model = roadmap.create_model("inverted_bottleneck")  # a torch.nn.Module
     >>> spec = roadmap.compose("+step=gelu", "data=digits")  # the run that the command line would train
+    >>> trained = roadmap.load("experiments/runs/NAME")      # the network of a run, with its weights
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from roadmap.config.schema import RunSpec
+    from roadmap.inference import TrainedModel
     from roadmap.models.network import Network
 
-__all__ = ["compose", "convert_weights", "create_model", "steps"]
+__all__ = ["compose", "convert_weights", "create_model", "load", "steps"]
 __version__ = "0.2.0"
 
 
@@ -50,6 +54,22 @@ def create_model(
     from roadmap.models.network import Network
 
     return Network(compose_network(step, base, num_classes, in_chans, **network_fields))
+
+
+def load(source: str | Path, device: str = "auto") -> TrainedModel:
+    """Return the trained network of a run, with its spec, its record, its classes and its preprocessing.
+
+    `source` is the folder of a run, as `experiments/runs/NAME`, any folder with its record.json and model.pt, or
+    `hf-hub:OWNER/NAME`, a repository on the Hugging Face hub with these two files. Raises ValueError, in one line, if
+    the run is not completed or if one of its files is missing or damaged.
+
+    Examples:
+        >>> trained = load("experiments/runs/NAME")
+        >>> trained.predict(PIL.Image.open("image.png"))  # probabilities (1, num_classes)
+    """
+    from roadmap import inference
+
+    return inference.load(source, device)
 
 
 def convert_weights(

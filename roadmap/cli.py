@@ -24,6 +24,10 @@ from roadmap.runtime.streams import discard_output, prepare_streams
 SUBCOMMANDS = {
     "report": "roadmap.commands.report:report_command",
     "cost": "roadmap.cost:cost_command",
+    "runs": "roadmap.commands.runs:runs_command",
+    "watch": "roadmap.commands.watch:watch_command",
+    "predict": "roadmap.commands.predict:predict_command",
+    "doctor": "roadmap.commands.doctor:doctor_command",
 }
 
 
@@ -55,7 +59,8 @@ def exit_codes(show_traceback: bool = False) -> Iterator[None]:
     except (Stopped, KeyboardInterrupt) as stopped:
         _exit(str(stopped) or "stopped", EXIT_STOPPED)
     except Exception as error:
-        from roadmap.config.compose import is_config_error, one_line_message
+        from roadmap.config.messages import is_config_error, one_line_message
+        from roadmap.runtime.files import describe_os_error
         from roadmap.sweep.errors import RunFailed
 
         if isinstance(error, BrokenPipeError):  # `roadmap report ... | head`
@@ -68,12 +73,6 @@ def exit_codes(show_traceback: bool = False) -> Iterator[None]:
         if isinstance(error, OSError) and not show_traceback:
             _exit(f"error: {describe_os_error(error)}", EXIT_RUN_FAILED)
         raise
-
-
-def describe_os_error(error: OSError) -> str:
-    """Return the path and the reason of an error of the operating system in one line."""
-    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
-    return f"{error.filename}: {reason}" if error.filename is not None else reason
 
 
 def _exit(message: str, code: int) -> None:
@@ -93,17 +92,22 @@ def _run_overrides() -> None:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
-    from roadmap.config.compose import register_schema, rewrite_study_override, to_spec
-    from roadmap.config.paths import CONF
+    from roadmap.config import paths
+    from roadmap.config.compose import register_schema, to_spec
+    from roadmap.config.overrides import check_arguments, check_overrides, describe_study_sweep, rewrite_study_override
     from roadmap.runtime.logs import configure_logging
     from roadmap.sweep.planned_run import PlannedRun
     from roadmap.sweep.single import run_single
 
     configure_logging()
     register_schema()
-    if any(word == "-c" or word.startswith("--cfg") for word in sys.argv) and "--resolve" not in sys.argv:
-        sys.argv.append("--resolve")
-    sys.argv[1:] = rewrite_study_override(sys.argv[1:])
+    arguments = check_arguments(sys.argv[1:])
+    check_overrides([word for word in arguments if re.match(r"~|[^-][^=]*=|=", word)])
+    if any(argument == "-c" or argument.startswith("--cfg") for argument in arguments):
+        for line in describe_study_sweep(arguments):
+            print(f"# {line}")
+        arguments = ["--resolve", *arguments]
+    sys.argv[1:] = rewrite_study_override(arguments)
     errors: list[BaseException] = []
 
     def task(config: DictConfig) -> None:
@@ -114,7 +118,7 @@ def _run_overrides() -> None:
             errors.append(error)
 
     raise_on_signal()
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+    hydra.main(version_base="1.3", config_path=str(paths.CONF), config_name="config")(task)()
     if errors:
         raise errors[0]
 

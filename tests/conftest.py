@@ -35,6 +35,7 @@ TINY = (
 )
 
 FAULTS: Counter[str] = Counter()  # what the fault tests did; printed at the end
+FUZZ: Counter[str] = Counter()  # cases of the fuzz tests, by kind; printed at the end
 DESELECTED: Counter[str] = Counter()  # slow tests that were left out, by pytest-xdist worker
 
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -58,19 +59,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     output: dict[str, Any] = getattr(session.config, "workeroutput", {})  # exists in a process of pytest-xdist
-    output |= {"faults": dict(FAULTS), "deselected": dict(DESELECTED)}
+    output |= {"faults": dict(FAULTS), "fuzz": dict(FUZZ), "deselected": dict(DESELECTED)}
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     output = getattr(node, "workeroutput", {})
     FAULTS.update(output.get("faults", {}))
+    FUZZ.update(output.get("fuzz", {}))
     DESELECTED.update(output.get("deselected", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if FAULTS:
         terminalreporter.write_line("faults: " + ", ".join(f"{count} {name}" for name, count in FAULTS.items()))
+    if FUZZ:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(FUZZ.items()))
+        terminalreporter.write_line(f"fuzz: {sum(FUZZ.values()):,} cases ({kinds})")
     if DESELECTED:  # pytest-xdist does not print the number itself
         terminalreporter.write_line(f"{max(DESELECTED.values())} slow tests deselected; --all includes them")
 

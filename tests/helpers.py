@@ -80,13 +80,19 @@ def make_spec(folder: Path, *overrides: str) -> RunSpec:
     return spec
 
 
+# The fields of a record that are known after the run.
+RESULTS: dict[str, Any] = {
+    "top1": 90.0, "top5": 99.0, "loss": 0.5, "params": 1000, "gmacs": 0.002, "images_per_second": 100.0,
+    "wall_seconds": 3.0, "peak_memory_mib": 200.0, "curve": [], "unreadable": {},
+    "device": {"name": "a processor", "precision": "fp32", "threads": 1},
+}  # fmt: skip
+
+
 def write_run(folder: Path, top1: float | None, *overrides: str, status: str = "completed", **fields: Any) -> RunSpec:
     """Write the record of a run with this result, and with `fields`; return its spec."""
     spec = make_spec(folder, *overrides)
     record = new_record(spec, "python run_roadmap.py " + " ".join(overrides))
-    record |= {"status": status, "top1": top1, "top5": 99.0, "loss": 0.5, "params": 1000, "gmacs": 0.002}
-    record |= {"images_per_second": 100.0, "wall_seconds": 3.0, "peak_memory_mib": 200.0, "curve": [], "unreadable": {}}
-    record |= {"device": {"name": "a processor", "precision": "fp32", "threads": 1}} | fields
+    record |= RESULTS | {"status": status, "top1": top1} | fields
     write_record(run_folder(spec), record)
     if top1 is not None:
         np.save(run_folder(spec) / "correct.npy", np.arange(10_000) < round(100 * top1))

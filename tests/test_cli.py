@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from roadmap import cli
 from roadmap.runtime.exit_codes import EXIT_RUN_FAILED, EXIT_STOPPED
 from roadmap.runtime.signals import Stopped
 from tests.conftest import ROOT
@@ -66,7 +67,8 @@ def test_cost_has_help(command: list[str], tmp_path: Path) -> None:
 def test_an_unknown_subcommand_is_refused(tmp_path: Path) -> None:
     result = call([*WAYS["module"], "reports"], tmp_path)
     assert result.returncode == 2
-    assert result.stderr == "error: reports: unknown subcommand; use report, cost, or overrides as field=value\n"
+    known = ", ".join(cli.SUBCOMMANDS)
+    assert result.stderr == f"error: reports: unknown subcommand; use {known}, or overrides as field=value\n"
 
 
 def test_a_signal_stops_a_subcommand_with_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,9 @@ A row is one network under one setting, with all of its seeds. Rows are in the o
 from __future__ import annotations
 
 import math
-import re
-import shlex
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,13 @@ import numpy as np
 import pandas as pd
 
 from roadmap.analysis import published, statistics
+from roadmap.analysis.settings import natural_key, settings_of
 from roadmap.analysis.statistics import Comparison
+from roadmap.analysis.study_records import Records, read_study_records
 from roadmap.config.designs import Member
-from roadmap.config.schema import SpecError
 from roadmap.config.steps import all_transforms, differing_transforms, sort_transforms
-from roadmap.records.manifest import Manifest, read_manifest, setting_overrides
-from roadmap.records.record import COMPLETED, DIVERGED, FAILED, RUNS_FOLDER, read_record
+from roadmap.records.manifest import Manifest
+from roadmap.records.record import COMPLETED, DIVERGED, FAILED
 
 # The columns of roadmap.csv. How a report shows them is defined in `roadmap.report.columns`.
 COLUMNS = [
@@ -35,7 +34,6 @@ COLUMNS = [
     "n_failed", "n_diverged", "variant", "reference", "beyond", "section",
 ]  # fmt: skip
 STATUSES = (FAILED, DIVERGED, COMPLETED)  # the status of a row is the first of these that one of its seeds has
-Records = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -78,6 +76,7 @@ class Study:
     comparisons: list[Comparison | None]  # for each row, with verdict
     unfinished: int  # number of runs without a record
     table: pd.DataFrame  # one line for each row, with the columns COLUMNS
+    problems: list[str] = field(default_factory=list)  # a sentence for each kind of damaged file
 
     @property
     def records(self) -> Records:
@@ -85,41 +84,15 @@ class Study:
         return [record for row in self.rows for record in row.records]
 
 
-def read_study(folder: Path) -> Study:
+def read_study(folder: Path, runs: Mapping[str, Sequence[str]] | None = None) -> Study:
     """Read the study in `folder`: the runs of its study.json, or, without that file, all records in the folder.
 
-    Raises SpecError if there is no record or study.json is invalid.
+    With `runs` (overrides by the name of the run's folder), only these runs. Files that cannot be used are left out,
+    and named in `problems`. Raises SpecError if there is no record.
     """
-    if not folder.is_dir():
-        raise SpecError(f"{folder}: no such folder; give the folder of a study, as experiments/roadmap")
-    manifest = read_manifest(folder)
-    if manifest is None:
-        run_folders = [path.parent for path in sorted(folder.glob("*/record.json"))]
-    else:
-        run_folders = [folder.parent / RUNS_FOLDER / name for name in manifest.runs]
-    records = []
-    for run_folder in run_folders:
-        record = read_record(run_folder)
-        if record is not None:
-            if manifest is None:
-                setting = setting_overrides(shlex.split(record["command"])[2:])
-            else:
-                setting = manifest.runs[run_folder.name]
-            records.append(record | {"correct": _read_scores(run_folder, record), "setting": setting})
-    if not records:
-        raise SpecError(f"{folder}: contains no records of runs")
-    name = folder.resolve().name
-    return analyze(name, manifest or Manifest(name), records, len(run_folders))
-
-
-def _read_scores(run_folder: Path, record: dict[str, Any]) -> np.ndarray:
-    """Return the score of a run on each test image, 0 or 100; without a correct.npy that fits, only the accuracy."""
-    path = run_folder / "correct.npy"
-    if path.is_file():
-        scores = 100.0 * np.load(path)
-        if record["top1"] is not None and abs(scores.mean() - record["top1"]) < 1e-3:
-            return scores
-    return np.array([math.nan if record["top1"] is None else record["top1"]])
+    manifest, records, num_unfinished, problems = read_study_records(folder, runs)
+    study = analyze(folder.resolve().name, manifest, records, len(records) + num_unfinished)
+    return replace(study, problems=problems)
 
 
 def analyze(name: str, manifest: Manifest, records: Records, num_runs: int) -> Study:
@@ -138,7 +111,7 @@ def _rows(records: Records, members: dict[frozenset[str], Member]) -> list[Row]:
     groups: dict[str, Records] = defaultdict(list)
     for record in sorted(records, key=lambda record: record["seed"]):
         groups[record["config_hash"]].append(record)
-    settings = _settings(list(groups.values()))
+    settings = settings_of(list(groups.values()))
     indices = {names: index for index, names in enumerate(members)}
     labelled = any(member.label for member in members.values())
     rows = []
@@ -152,28 +125,9 @@ def _rows(records: Records, members: dict[frozenset[str], Member]) -> list[Row]:
         in_paper = published.position(first["config"]["base"]["paper_table"], first["name"])
         in_design = indices.get(frozenset(row.transforms), len(indices)) if labelled else 0
         reference = first["transforms"][-1]["reference"] if first["transforms"] else False
-        return _natural_key(row.setting), reference, in_design, len(first["transforms"]), in_paper, first["name"]
+        return natural_key(row.setting), reference, in_design, len(first["transforms"]), in_paper, first["name"]
 
     return sorted(rows, key=order)
-
-
-def _natural_key(text: str) -> list[str | float]:
-    """Return a sort key that compares numbers in the text as numbers."""
-    return [float(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", text))]
-
-
-def _settings(groups: Sequence[Records]) -> dict[str, str]:
-    """Return by config hash the overrides of each group that not all groups have, as `budget.epochs=3`."""
-    overrides = {group[0]["config_hash"]: group[0]["setting"] for group in groups}
-    common = set.intersection(*map(set, overrides.values()))
-    settings = {key: " ".join(word for word in words if word not in common) for key, words in overrides.items()}
-    used: set[tuple[str, str]] = set()
-    for group in groups:  # equal overrides of different configs, for example after a preset was changed
-        key = group[0]["config_hash"]
-        if (group[0]["name"], settings[key]) in used:
-            settings[key] = f"{settings[key]} config={key}".strip()
-        used.add((group[0]["name"], settings[key]))
-    return settings
 
 
 def _compared_with(row: Row, rows: Sequence[Row], manifest: Manifest) -> int | None:
@@ -275,7 +229,7 @@ def _section(row: Row, before: Row | None) -> str:
 
 
 def _values(records: Records, key: str) -> pd.Series:
-    return pd.Series([record[key] for record in records], dtype=float)
+    return pd.Series([record.get(key) for record in records], dtype=float)
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 from roadmap.config.validation import check_writable
 from roadmap.models.structure import Structure
+from roadmap.records.manifest import MANIFEST_NAME
 from roadmap.report.comparison import write_comparison
+from roadmap.report.terminal import UNLIMITED
 from roadmap.report.writer import write_report
 
 
@@ -21,7 +23,13 @@ def report_command(arguments: list[str]) -> int:
         prog="roadmap report", description="Write the report of a study, or compare two studies."
     )
     parser.add_argument(
-        "study", type=Path, nargs="+", help="folder of the study, as experiments/roadmap; two folders to compare them"
+        "study",
+        type=_study_folder,
+        nargs="+",
+        help="folder of the study, as experiments/roadmap, or its name there; two of them to compare them",
+    )
+    parser.add_argument(
+        "--wide", action="store_true", help="print all columns, also those that do not fit the terminal"
     )
     parser.add_argument("--to", type=Path, help="folder of the report; by default reports/STUDY, or reports/A-and-B")
     options = parser.parse_args(arguments)
@@ -32,11 +40,19 @@ def report_command(arguments: list[str]) -> int:
         names = ["-".join(folder.resolve().parts[-2:]) for folder in options.study]
     to = options.to or Path("reports") / "-and-".join(names)
     check_writable("--to", to)
+    width = UNLIMITED if options.wide else None
     if len(names) == 2:
-        print(write_comparison(options.study[0], options.study[1], to))
+        print(write_comparison(options.study[0], options.study[1], to, width))
     else:
-        print(write_report(options.study[0], to, structure_of_config))
+        print(write_report(options.study[0], to, structure_of_config, width=width))
     return 0
+
+
+def _study_folder(text: str) -> Path:
+    """Return the folder of a study; `text` is its path or its name in `experiments`."""
+    named = Path("experiments") / text
+    is_study = (Path(text) / MANIFEST_NAME).exists() or any(Path(text).glob("*/record.json"))
+    return named if not is_study and Path(text).name == text and (named / MANIFEST_NAME).exists() else Path(text)
 
 
 def structure_of_config(config: dict[str, Any]) -> Structure | None:

@@ -13,16 +13,18 @@ How to add a dataset:
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from roadmap.config.classes import CIFAR10, CIFAR100, DIGITS, FASHION_MNIST, IMAGENETTE
+from roadmap.config.folders import class_folders, complete_folder, is_folder, split_folder
 from roadmap.config.schema import DataSpec, SpecError
 from roadmap.config.validation import require
 
 DEFAULT_ROOT = Path("data")  # in the working directory; the default of data.root is data/NAME
-SPLIT_FOLDERS = {"train": ("train",), "test": ("val", "validation", "test")}
 FASHION_MNIST_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -43,6 +45,7 @@ class KnownDataset:
 
     source: Source
     num_classes: int | None = None  # None: the number of class folders
+    classes: tuple[str, ...] = ()  # names of the classes, in the order of their labels; empty: unknown, or the folders
     # The other fields belong to downloadable datasets.
     files_in_root: tuple[str, ...] = ()  # files (also with the ending .gz) and folders; all of them are needed
     folders: tuple[str, ...] = (".",)  # where they can be, relative to data.root or absolute; the first match is used
@@ -51,24 +54,26 @@ class KnownDataset:
 
 
 KNOWN_DATASETS = {
-    "digits": KnownDataset(Source.embedded, 10),
+    "digits": KnownDataset(Source.embedded, 10, DIGITS),
     "fashion_mnist": KnownDataset(
         Source.downloadable,
         10,
+        FASHION_MNIST,
         files_in_root=FASHION_MNIST_FILES["train"] + FASHION_MNIST_FILES["test"],
         # data.root, where torchvision puts them, and Debian's package dataset-fashion-mnist
         folders=(".", "FashionMNIST/raw", "/usr/share/datasets/fashion-mnist"),
         torchvision_class="FashionMNIST",
     ),
     "cifar10": KnownDataset(
-        Source.downloadable, 10, files_in_root=("cifar-10-batches-py",), torchvision_class="CIFAR10"
+        Source.downloadable, 10, CIFAR10, files_in_root=("cifar-10-batches-py",), torchvision_class="CIFAR10"
     ),
     "cifar100": KnownDataset(
-        Source.downloadable, 100, files_in_root=("cifar-100-python",), torchvision_class="CIFAR100"
+        Source.downloadable, 100, CIFAR100, files_in_root=("cifar-100-python",), torchvision_class="CIFAR100"
     ),
     "imagenette": KnownDataset(
         Source.downloadable,
         10,
+        IMAGENETTE,
         files_in_root=("imagenette2-160",),
         torchvision_class="Imagenette",
         split_arguments=({"split": "train", "size": "160px"}, {"split": "val", "size": "160px"}),
@@ -98,7 +103,7 @@ def complete_data_spec(data: DataSpec) -> DataSpec:
         raise SpecError(f"data.name={data.name}: unknown; use one of {names}, or a timm dataset as hfds/OWNER/NAME")
     known = KNOWN_DATASETS[data.name]
     if known.source is Source.folder:
-        return _complete_folder(data)
+        return complete_folder(data)
     fits = data.num_classes in (None, known.num_classes)
     message = f"{data.name} has {known.num_classes} classes; leave data.num_classes out"
     require(fits, "data.num_classes", data.num_classes, message)
@@ -108,6 +113,19 @@ def complete_data_spec(data: DataSpec) -> DataSpec:
         message = f"{data.name} is not there; put {wanted_files(data)} there, or set data.download=true"
         require(data.download or is_present(data), "data.root", data.root, message)
     return data
+
+
+def class_names(data: DataSpec) -> list[str] | None:
+    """Return the names of the classes in the order of their labels, or None if they are unknown.
+
+    Those of a dataset of class folders are the names of the folders. Raises SpecError if these cannot be read.
+    """
+    known = KNOWN_DATASETS.get(data.name)
+    if known is not None and known.source is Source.folder:
+        return [
+            os.fsencode(name).decode("utf-8", "replace") for name in class_folders(data, split_folder(data, "train"))
+        ]
+    return list(known.classes) if known is not None and known.classes else None
 
 
 def is_present(data: DataSpec) -> bool:
@@ -121,9 +139,13 @@ def folder_of_files(data: DataSpec) -> Path | None:
     known = KNOWN_DATASETS[data.name]
     root = Path(data.root or DEFAULT_ROOT / data.name)
     for folder in (root / name for name in known.folders):
-        if all((folder / file).exists() or (folder / f"{file}.gz").is_file() for file in known.files_in_root):
+        if all(_exists(folder / file) or _exists(folder / f"{file}.gz") for file in known.files_in_root):
             return folder
     return None
+
+
+def _exists(path: Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110, as Path.exists raises OSError for a long name
 
 
 def wanted_files(data: DataSpec) -> str:
@@ -131,42 +153,14 @@ def wanted_files(data: DataSpec) -> str:
     return ", ".join(KNOWN_DATASETS[data.name].files_in_root)
 
 
-def split_folder(data: DataSpec, split: str) -> Path:
-    """Return the folder of `split` ("train" or "test") of a dataset of class folders.
-
-    Raises SpecError if there is none.
-    """
-    root = Path(data.root or ".")
-    first = data.train_split if split == "train" else data.test_split
-    names = list(dict.fromkeys((first, *SPLIT_FOLDERS[split])))
-    for name in names:
-        if (root / name).is_dir():
-            return root / name
-    raise SpecError(f"data.root={data.root}: has no folder {' or '.join(names)}; create one, with a folder per class")
-
-
 def _complete_timm(data: DataSpec) -> DataSpec:
     message = f"cannot be read from {data.name}; set data.num_classes=NUMBER"
     require(data.num_classes is not None, "data.num_classes", data.num_classes, message)
     if data.name.startswith("wds/"):
-        is_folder = data.root is not None and Path(data.root).is_dir()
-        require(is_folder, "data.root", data.root, f"no such folder; give the folder of the shards of {data.name}")
+        require(
+            data.root is not None and is_folder(data.root),
+            "data.root",
+            data.root,
+            f"no such folder; give the folder of the shards of {data.name}",
+        )
     return data
-
-
-def _complete_folder(data: DataSpec) -> DataSpec:
-    layout = "give the folder that contains train/ and val/, each with one folder per class"
-    require(data.root is not None, "data.root", None, f"is required for data={data.name}; {layout}")
-    require(Path(str(data.root)).is_dir(), "data.root", data.root, f"no such folder; {layout}")
-    classes = {}
-    for split in ("train", "test"):
-        folder = split_folder(data, split)
-        classes[split] = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        require(bool(classes[split]), "data.root", data.root, f"{folder} has no subfolder; create one per class")
-    message = "the training and the test split have different class folders; give both the same"
-    require(classes["train"] == classes["test"], "data.root", data.root, message)
-    num_classes = len(classes["train"])
-    fits = data.num_classes in (None, num_classes)
-    message = f"{data.root} has {num_classes} class folders; set data.num_classes={num_classes} or null"
-    require(fits, "data.num_classes", data.num_classes, message)
-    return replace(data, num_classes=num_classes)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
+import yaml
+
+from roadmap.config.paths import CONF
 from roadmap.config.schema import BudgetSpec, RecipeSpec
 
 REFERENCE_EPOCHS = 300.0  # epochs of the enhanced recipe; `budget.epochs` refers to a recipe of this length
@@ -20,8 +25,8 @@ class Schedule:
     decay_share: float  # fraction of all iterations between two decays of a `step` schedule
 
 
-def make_schedule(recipe: RecipeSpec, budget: BudgetSpec) -> Schedule:
-    """Return `recipe` scaled to `budget`.
+def make_schedule(recipe: RecipeSpec, budget: BudgetSpec, num_train: int | None = None) -> Schedule:
+    """Return `recipe` scaled to `budget`; with the number of training images, a batch of budget=smoke fits them.
 
     The epochs of the recipes keep their ratio (90 to 300) unless `budget.equal_epochs` is set. Warm-up and decay keep
     their fractions of the run. The learning rate is proportional to the batch size (Goyal et al. 2017), times
@@ -31,6 +36,9 @@ def make_schedule(recipe: RecipeSpec, budget: BudgetSpec) -> Schedule:
     if budget.epochs is not None:
         epochs = budget.epochs if budget.equal_epochs else recipe.epochs * budget.epochs / REFERENCE_EPOCHS
     batch_size = recipe.batch_size if budget.batch_size is None else budget.batch_size
+    if num_train is not None and num_train >= 2:
+        # even, because Mixup and CutMix pair the images of a batch
+        batch_size = fit_to_dataset(budget, "batch_size", num_train - num_train % 2) or batch_size
     factor = getattr(budget.lr_multiplier, recipe.optimizer.value)
     return Schedule(
         epochs=max(1, round(epochs)),
@@ -39,3 +47,17 @@ def make_schedule(recipe: RecipeSpec, budget: BudgetSpec) -> Schedule:
         warmup_share=recipe.warmup_epochs / recipe.epochs,
         decay_share=recipe.decay_epochs / recipe.epochs,
     )
+
+
+def fit_to_dataset(budget: BudgetSpec, name: str, available: int) -> int | None:
+    """Return the field `name` of the budget (train_images, test_images or batch_size), at most `available` where it has
+    the number of budget=smoke, which checks any dataset. Other numbers are the user's: they are not changed."""
+    value: int | None = getattr(budget, name)
+    is_of_smoke = budget.name == "smoke" and value is not None and value == _smoke_budget().get(name)
+    return min(value, available) if is_of_smoke and value is not None else value
+
+
+@cache
+def _smoke_budget() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((CONF / "budget" / "smoke.yaml").read_text(encoding="utf-8"))
+    return content

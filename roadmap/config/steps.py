@@ -6,106 +6,43 @@ roadmap is the longest chain of steps without variants.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from roadmap.config.paths import CONF
 from roadmap.config.schema import SpecError
-
-
-@dataclass(frozen=True)
-class Transform:
-    """One change of the network or the recipe: a file in conf/transform or conf/ingredient."""
-
-    name: str
-    label: str  # in tables and figures
-    section: str  # of the paper; empty: beyond the paper
-    variant: bool  # tried at a step and not kept
-    needs: tuple[str, ...]  # transforms without which this one has no meaning
-    reference: bool  # a network of another kind, for comparison
-    sets: dict[str, Any]  # field path -> value, as written in the file
-
-
-@dataclass(frozen=True)
-class Step:
-    """The base plus all transforms up to and including the step's own: a file in conf/step."""
-
-    name: str
-    before: str | None  # the previous step, which this one includes
-    transforms: tuple[str, ...]  # in order; the step's own is the last
+from roadmap.config.step_files import Files, Step, Transform, read_steps, read_transforms
 
 
 @cache
-def all_transforms() -> dict[str, Transform]:
-    """Return the transforms of conf/transform and the ingredients, by name."""
-    return _read_transforms("transform") | all_ingredients()
+def all_transforms() -> Files[Transform]:
+    """Return the transforms of conf/transform and the ingredients, by name.
+
+    Files that cannot be read are left out; they are in `errors`. A look-up of an unknown name raises SpecError.
+    """
+    return read_transforms()
 
 
 @cache
 def all_ingredients() -> dict[str, Transform]:
     """Return the transforms of conf/ingredient, by name: the parts of which the enhanced recipe consists."""
-    return _read_transforms("ingredient")
-
-
-def _read_transforms(group: str) -> dict[str, Transform]:
-    return {path.stem: _read_transform(path) for path in sorted((CONF / group).glob("*.yaml"))}
-
-
-def _read_transform(path: Path) -> Transform:
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    name = path.stem
-    if name not in (config or {}).get("transforms", {}):
-        raise SpecError(f"{path.name}: has no entry transforms.{name}; add one with a label")
-    info = config.pop("transforms")[name]
-    sets: dict[str, Any] = {}
-    for default in config.pop("defaults", []):  # - override /recipe: modern
-        if isinstance(default, dict):
-            sets |= {key.removeprefix("override /"): value for key, value in default.items()}
-    return Transform(
-        name=name,
-        label=info["label"],
-        section=info.get("section", ""),
-        variant=info.get("variant", False),
-        needs=tuple(info.get("needs", ())),
-        reference=info.get("reference", False),
-        sets=sets | _flatten(config),
-    )
-
-
-def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return field path -> value for nested sections."""
-    fields: dict[str, Any] = {}
-    for key, value in config.items():
-        fields |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return fields
+    return {name: transform for name, transform in all_transforms().items() if transform.group == "ingredient"}
 
 
 @cache
-def all_steps() -> dict[str, Step]:
-    """Return every step of conf/step by name, including aliases (`resnextify`) and variants."""
-    configs = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CONF / "step").glob("*.yaml")}
-    steps: dict[str, Step] = {}
+def all_steps() -> Files[Step]:
+    """Return every step of conf/step by name, including aliases (`resnextify`) and variants; see `all_transforms`."""
+    return read_steps(all_transforms())
 
-    def read(name: str) -> Step:
-        if name not in steps:
-            before: str | None = None
-            own: list[str] = []
-            for default in (configs[name] or {}).get("defaults", []):
-                if str(default).startswith("/transform/"):
-                    own.append(default.removeprefix("/transform/"))
-                elif default != "_self_":
-                    before = default
-            earlier = read(before).transforms if before else ()
-            steps[name] = Step(name, before, earlier + tuple(own))
-        return steps[name]
 
-    for name in sorted(configs):
-        read(name)
-    return steps
+def check_files(overrides: list[str]) -> None:
+    """Raise SpecError if the overrides select a step, a transform or an ingredient whose file cannot be used."""
+    for override in overrides:
+        group, _, value = override.lstrip("+").partition("=")
+        if group in ("step", "transform", "ingredient"):
+            files = all_steps() if group == "step" else all_transforms()
+            for name in value.strip("[]").split(","):
+                if name.strip(" '\"") in files.errors:
+                    raise files.errors[name.strip(" '\"")]
 
 
 @cache
@@ -120,6 +57,8 @@ def ordered_steps(beyond_paper: bool = True) -> list[Step]:
         return not any(info.variant or not (beyond_paper or info.section) for info in infos)
 
     candidates = [step for step in all_steps().values() if on_roadmap(step) and _adds_transform(step)]
+    if not candidates:
+        raise next(iter(all_steps().errors.values()), SpecError("conf/step: has no step; add baseline.yaml"))
     step: Step | None = max(candidates, key=lambda step: (len(step.transforms), step.name))
     chain = []
     while step is not None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from enum import Enum
 from math import isfinite
 from pathlib import Path
 
+from roadmap.config.names import STUDY_RULE, is_study_name, printable
 from roadmap.config.schema import BaseSpec, DataSpec, DesignSpec, NetworkSpec, RecipeSpec, RunSpec, SpecError
 
 
@@ -18,12 +20,16 @@ def require(holds: bool, field_name: str, value: object, message: str) -> None:
         value = value.value
     elif value is None or isinstance(value, bool):
         value = "null" if value is None else str(value).lower()
-    raise SpecError(f"{field_name}={value}: {message}")
+    raise SpecError(f"{field_name}={printable(str(value), 100)}: {message}")
+
+
+LONGEST_NAME = 255  # bytes of the name of a file or folder: the limit of usual file systems
 
 
 def check_positive(value: float, name: str, *, zero: bool = False) -> None:
     """Raise SpecError unless `value` is finite and positive, or 0 where `zero` allows it."""
-    holds = isfinite(value) and (value > 0 or (zero and value == 0))
+    require(isfinite(value), name, value, "must be finite")
+    holds = value > 0 or (zero and value == 0)
     require(holds, name, value, "must not be negative" if zero else "must be positive")
 
 
@@ -33,19 +39,39 @@ def check_fraction(value: float, name: str, *, one: bool = False) -> None:
     require(holds, name, value, "must be from 0 to 1" if one else "must be from 0 to below 1")
 
 
-def check_writable(name: str, folder: str | Path) -> None:
-    """Raise SpecError, naming the field or option `name`, unless `folder` can be created or is a writable folder."""
-    path = Path(folder).absolute()
-    parent = next(parent for parent in (path, *path.parents) if parent.exists() or parent.is_symlink())
-    writable = parent.is_dir() and os.access(parent, os.W_OK)
-    require(writable, name, folder, f"{parent} is not a writable folder; use another folder")
+def check_writable(name: str, folder: str | Path, below: str = "") -> None:
+    """Raise SpecError, naming the field or option `name`, unless `folder` can be created or is a writable folder.
+
+    With `below`, the same must hold for this folder in it.
+    """
+    try:
+        path = (Path(folder) / below).absolute()
+    except FileNotFoundError as error:
+        raise SpecError(f"{name}={folder}: the working folder does not exist; change to another folder") from error
+    too_long = any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts)
+    require(not too_long, name, folder, f"a name has more than {LONGEST_NAME} bytes; use another folder")
+    parent = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
+    dangling = parent.is_symlink() and not parent.exists()
+    problem = "is a link to nothing, or to itself" if dangling else "is not a writable folder"
+    writable = parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)
+    require(writable, name, folder, f"{parent} {problem}; use another folder")
+
+
+def validate_sizes(spec: NetworkSpec) -> None:
+    """Raise SpecError unless the depths and the width are those of a network; before and after they are scaled."""
+    check_depths(spec.depths, "network.depths")
+    require(spec.width >= 1, "network.width", spec.width, "must be a positive number of channels")
+
+
+def check_depths(depths: list[int], name: str) -> None:
+    """Raise SpecError unless `depths` are four positive numbers of blocks."""
+    require(len(depths) == 4, name, depths, "must be 4 numbers, the blocks of each stage")
+    require(min(depths) >= 1, name, depths, "must be at least 1 in every stage")
 
 
 def validate_network(spec: NetworkSpec) -> None:
     """Raise SpecError if no network can be built from `spec`."""
-    require(len(spec.depths) == 4, "network.depths", spec.depths, "must be 4 numbers, the blocks of each stage")
-    require(min(spec.depths) >= 1, "network.depths", spec.depths, "must be at least 1 in every stage")
-    require(spec.width >= 1, "network.width", spec.width, "must be a positive number of channels")
+    validate_sizes(spec)
     heads = spec.reference is None or (spec.heads is not None and spec.heads >= 1 and spec.width % spec.heads == 0)
     require(heads, "network.heads", spec.heads, f"must divide network.width={spec.width}")
     require(spec.stem_stride in (1, 2, 4), "network.stem_stride", spec.stem_stride, "must be 1, 2 or 4")
@@ -62,9 +88,15 @@ def validate_network(spec: NetworkSpec) -> None:
 
 
 def validate_base(spec: BaseSpec) -> None:
-    """Raise SpecError unless the factors of the base are positive."""
+    """Raise SpecError unless the numbers of the base are those of networks, and its factors are positive."""
+    for name in ("depths", "swin_depths", "reference_depths"):
+        check_depths(getattr(spec, name), f"base.{name}")
+    for name in ("width", "swin_width", "wide_width", "start_width", "reference_heads"):
+        require(getattr(spec, name) >= 1, f"base.{name}", getattr(spec, name), "must be positive")
     for name in ("width_factor", "depth_factor"):
         check_positive(getattr(spec, name), f"base.{name}")
+    check_fraction(spec.drop_path, "base.drop_path")
+    require(spec.paper_table in (None, 10, 11), "base.paper_table", spec.paper_table, "must be 10, 11 or null")
 
 
 def validate(spec: RunSpec) -> None:
@@ -74,7 +106,7 @@ def validate(spec: RunSpec) -> None:
     _validate_recipe(spec.recipe)
     _validate_budget(spec)
     _validate_data(spec.data, spec.network)
-    _validate_design(spec.design)
+    validate_design(spec.design)
     require(spec.seed >= 0, "seed", spec.seed, "must not be negative")
     for name in ("parallel", "checkpoint_steps"):
         value = getattr(spec, name)
@@ -87,12 +119,14 @@ def validate(spec: RunSpec) -> None:
 
 
 def _validate_files(spec: RunSpec) -> None:
-    for name in ("study", "out", "reports"):
-        require(bool(getattr(spec, name).strip()), name, repr(getattr(spec, name)), "must not be empty")
-    for name in ("out", "reports"):
-        check_writable(name, getattr(spec, name))
+    require(is_study_name(spec.study), "study", spec.study, STUDY_RULE)
+    for name, folder, written in (("out", spec.out, ("runs", spec.study)), ("reports", spec.reports, (spec.study,))):
+        require(bool(folder.strip()), name, repr(folder), "must not be empty")
+        if not spec.plan:  # a dry run writes nothing
+            for below in written:
+                check_writable(name, folder, below)
     if spec.weights is not None and not spec.weights.startswith("timm/"):
-        is_file = Path(spec.weights).is_file()
+        is_file = os.path.isfile(spec.weights)  # noqa: PTH113, as Path.is_file raises OSError for a long name
         require(is_file, "weights", spec.weights, "no such file; give the path of a file, or timm/NAME")
     used = spec.weights is not None or not spec.new_head
     require(used, "new_head", True, "has no effect without weights; set weights=..., or leave new_head out")
@@ -109,7 +143,8 @@ def _validate_transforms(spec: RunSpec) -> None:
         require(not (info.reference and others), "transform", name, message)
 
 
-def _validate_design(design: DesignSpec) -> None:
+def validate_design(design: DesignSpec) -> None:
+    """Raise SpecError if the numbers of the design are impossible."""
     even = design.orders >= 2 and design.orders % 2 == 0
     message = "must be a positive even number, because each order is followed by its reverse"
     require(even, "design.orders", design.orders, message)
@@ -117,7 +152,8 @@ def _validate_design(design: DesignSpec) -> None:
 
 
 def _validate_recipe(recipe: RecipeSpec) -> None:
-    for name in ("epochs", "lr", "decay_epochs", "decay_rate"):
+    require(recipe.epochs >= 1, "recipe.epochs", recipe.epochs, "must be at least 1")
+    for name in ("lr", "decay_epochs", "decay_rate"):
         check_positive(getattr(recipe, name), f"recipe.{name}")
     for name in ("weight_decay", "mixup", "cutmix", "min_lr"):
         check_positive(getattr(recipe, name), f"recipe.{name}", zero=True)
@@ -133,15 +169,37 @@ def _validate_recipe(recipe: RecipeSpec) -> None:
     require(recipe.min_lr < recipe.lr, "recipe.min_lr", recipe.min_lr, f"must be below recipe.lr={recipe.lr}")
     known = recipe.interpolation in ("nearest", "bilinear", "bicubic")
     require(known, "recipe.interpolation", recipe.interpolation, "must be nearest, bilinear or bicubic")
-    notation = recipe.rand_augment is None or recipe.rand_augment.startswith("rand-")
+    if recipe.rand_augment is not None:
+        rand_augment_settings(recipe.rand_augment)
+
+
+def rand_augment_settings(notation: str) -> dict[str, float]:
+    """Return the settings of RandAugment in timm's notation, such as {"m": 9.0} for rand-m9.
+
+    Raises SpecError for another notation. timm also knows settings (p, t, w) that this project does not use.
+    """
+    start, *settings = notation.split("-")
+    patterns = {"m": "[0-9]{1,3}", "n": "[1-9][0-9]?", "mmax": "[1-9][0-9]{,2}", "inc": "[01]"}
+    patterns["mstd"] = r"[0-9]{1,4}(\.[0-9]+)?"
     message = "is not in timm's notation; write it as rand-m9-mstd0.5-inc1, or null"
-    require(notation, "recipe.rand_augment", recipe.rand_augment, message)
+    require(start == "rand", "recipe.rand_augment", notation, message)
+    values: dict[str, float] = {}
+    for setting in settings:
+        name = setting.rstrip("0123456789.")
+        valid = name in patterns and re.fullmatch(patterns[name], setting.removeprefix(name)) is not None
+        message = f"{setting!r} is invalid; write a number after m, n, mstd, mmax or inc"
+        require(valid and name not in values, "recipe.rand_augment", notation, message)
+        values[name] = float(setting.removeprefix(name))
+    limit = values.get("mmax", 10.0)
+    message = f"the magnitude m must be at most {limit:g}, or at most the number after mmax"
+    require(values.get("m", 0.0) <= limit <= 100, "recipe.rand_augment", notation, message)
+    return values
 
 
 def _validate_budget(spec: RunSpec) -> None:
     budget, recipe = spec.budget, spec.recipe
     if budget.epochs is not None:
-        check_positive(budget.epochs, "budget.epochs")
+        require(budget.epochs >= 1, "budget.epochs", budget.epochs, "must be at least 1")
     batch_size = recipe.batch_size if budget.batch_size is None else budget.batch_size
     require(batch_size >= 1, "budget.batch_size", batch_size, "must be positive")
     pairs = batch_size % 2 == 0 or not (recipe.mixup or recipe.cutmix)
@@ -168,7 +226,8 @@ def _validate_data(data: DataSpec, network: NetworkSpec) -> None:
     fits = data.num_classes is None or network.num_classes == data.num_classes
     message = f"data={data.name} has {data.num_classes} classes; leave network.num_classes out"
     require(fits, "network.num_classes", network.num_classes, message)
-    require(data.crop_padding >= 0, "data.crop_padding", data.crop_padding, "must not be negative")
+    message = f"must be from 0 to data.image_size={data.image_size}"
+    require(0 <= data.crop_padding <= data.image_size, "data.crop_padding", data.crop_padding, message)
     check_fraction(data.flip, "data.flip", one=True)
     for name in ("mean", "std"):
         values = getattr(data, name)

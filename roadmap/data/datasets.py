@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import pickle
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
@@ -18,10 +20,15 @@ from roadmap.config.datasets import (
     KNOWN_DATASETS,
     Source,
     folder_of_files,
-    split_folder,
 )
+from roadmap.config.folders import split_folder
+from roadmap.config.names import printable
+from roadmap.config.schedule import fit_to_dataset
 from roadmap.config.schema import BudgetSpec, DataSpec, SpecError
 from roadmap.data.download import download_if_absent
+
+# What torchvision raises for files that are damaged or missing.
+DAMAGED = (OSError, RuntimeError, ValueError, KeyError, IndexError, EOFError, pickle.UnpicklingError)
 
 
 class Splits(NamedTuple):
@@ -51,15 +58,23 @@ def load(data: DataSpec, budget: BudgetSpec) -> Splits:
     """
     download_if_absent(data)
     train, test = _read(data)
+    for name, split in (("training", train), ("test", test)):
+        if not isinstance(split, IterableDataset) and len(split) == 0:  # type: ignore[arg-type]
+            raise SpecError(f"data.root={data.root}: {data.name} has no {name} images; replace the files")
     if data.holdout is not None:
         train, test = _hold_out(train, data.holdout)
     for split in (train, test):
         targets = getattr(split, "targets", None)
         highest = int(max(targets)) if targets is not None and len(targets) else 0
         if data.num_classes is not None and highest >= data.num_classes:
+            if data.name in KNOWN_DATASETS:  # their number of classes is fixed
+                raise SpecError(
+                    f"data.root={data.root}: has labels up to {highest}, but {data.name} has "
+                    f"{data.num_classes} classes; replace the files"
+                )
             message = f"{data.name} has labels up to {highest}; set data.num_classes={highest + 1} or more"
             raise SpecError(f"data.num_classes={data.num_classes}: {message}")
-    return Splits(_reduce(train, budget.train_images, "train"), _reduce(test, budget.test_images, "test"))
+    return Splits(_reduce(train, budget, "train_images"), _reduce(test, budget, "test_images"))
 
 
 def _read(data: DataSpec) -> Splits:
@@ -92,11 +107,18 @@ def read_fashion_mnist(data: DataSpec) -> Splits:
     splits = []
     for image_file, label_file in FASHION_MNIST_FILES.values():
         images, labels = _read_idx(folder / image_file), _read_idx(folder / label_file)
-        if images.ndim != 3 or images.shape[1:] != (28, 28) or len(images) != len(labels):
+        if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
             message = f"{image_file} and {label_file} do not contain 28x28 images and their labels; replace them"
             raise SpecError(f"data.root={folder}: {message}")
         splits.append(ImageArray(np.pad(images, ((0, 0), (2, 2), (2, 2))), labels))
     return Splits(*splits)
+
+
+def fit_size(data: DataSpec, image: Image.Image) -> Image.Image:
+    """Return an image of the dataset's files with the size that its reader gives it: Fashion-MNIST gets its border."""
+    if data.name == "fashion_mnist" and image.size == (28, 28):
+        return ImageOps.expand(image, 2)
+    return image
 
 
 def _read_idx(path: Path) -> np.ndarray:
@@ -107,26 +129,34 @@ def _read_idx(path: Path) -> np.ndarray:
         if raw[:3] != b"\x00\x00\x08":
             raise ValueError("wrong magic number")
         return np.asarray(np.frombuffer(raw, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes))
-    except (OSError, EOFError, ValueError, IndexError) as error:
-        message = f"{path.name} is not a readable idx file ({error}); replace it"
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
+        message = f"{path.name} is not a readable idx file ({printable(str(error), 200)}); replace it"
         raise SpecError(f"data.root={path.parent}: {message}") from error
 
 
 def read_class_folders(data: DataSpec) -> Splits:
     """Return the images of two folders with one folder per class, as torchvision's ImageFolder."""
-    from torchvision.datasets import ImageFolder
+    from roadmap.data.folders import ClassFolders
 
-    return Splits(*(ImageFolder(str(split_folder(data, split))) for split in ("train", "test")))
+    return Splits(*(ClassFolders(data, split_folder(data, split)) for split in ("train", "test")))
 
 
 def read_torchvision(data: DataSpec) -> Splits:
-    """Return a downloaded dataset as its class of torchvision reads it, as ImageArray if that class holds one array."""
+    """Return a downloaded dataset as its class of torchvision reads it, as ImageArray if that class holds one array.
+
+    Raises SpecError for files that are damaged.
+    """
     from torchvision import datasets
 
     known = KNOWN_DATASETS[data.name]
     splits = []
     for arguments in known.split_arguments:
-        split = getattr(datasets, known.torchvision_class)(str(data.root), **arguments)
+        try:
+            split = getattr(datasets, known.torchvision_class)(str(data.root), **arguments)
+        except DAMAGED as error:
+            reason = printable(str(error), 200) or type(error).__name__
+            message = f"{data.name} cannot be read ({reason}); delete its files and download it again"
+            raise SpecError(f"data.root={data.root}: {message}") from error
         if isinstance(getattr(split, "data", None), np.ndarray | Tensor) and hasattr(split, "targets"):
             split = ImageArray(np.asarray(split.data), np.asarray(split.targets))
         splits.append(split)
@@ -178,8 +208,11 @@ def _hold_out(train: Dataset[Any], count: int) -> Splits:
     return Splits(_select(train, rest), _select(train, held_out))
 
 
-def _reduce(dataset: Dataset[Any], count: int | None, split: str) -> Dataset[Any]:
-    return dataset if count is None else _select(dataset, _evenly_spread(dataset, count, f"budget.{split}_images"))
+def _reduce(dataset: Dataset[Any], budget: BudgetSpec, name: str) -> Dataset[Any]:
+    count: int | None = getattr(budget, name)
+    if not isinstance(dataset, IterableDataset):
+        count = fit_to_dataset(budget, name, len(dataset))  # type: ignore[arg-type]
+    return dataset if count is None else _select(dataset, _evenly_spread(dataset, count, f"budget.{name}"))
 
 
 def _evenly_spread(dataset: Dataset[Any], count: int, field_name: str) -> np.ndarray:

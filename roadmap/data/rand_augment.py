@@ -5,14 +5,13 @@ Point operations take images (n,C,H,W) and an argument (n,1,1,1), and return val
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from roadmap.config.validation import require
+from roadmap.config.validation import rand_augment_settings
 from roadmap.data.augmentation import choose, standard_normal, to_device_of
 from roadmap.runtime.random import uniform
 
@@ -157,19 +156,9 @@ class RandAugment:
     """
 
     def __init__(self, notation: str, fill: Sequence[float], interpolation: str) -> None:
-        start, *settings = notation.split("-")
-        patterns = {"m": r"\d+", "n": r"[1-9]\d*", "mstd": r"\d+(\.\d+)?", "mmax": r"\d+", "inc": r"\d+"}
-        message = "is not in timm's notation; write it as rand-m9-mstd0.5-inc1, or null"
-        require(start == "rand", "recipe.rand_augment", notation, message)
-        values: dict[str, float] = {}
-        for setting in settings:
-            name = setting.rstrip("0123456789.")
-            valid = name in patterns and re.fullmatch(patterns[name], setting.removeprefix(name)) is not None
-            message = f"{setting!r} is invalid; write a number after m, n, mstd, mmax or inc"
-            require(valid, "recipe.rand_augment", notation, message)
-            values[name] = float(setting.removeprefix(name))
+        values = rand_augment_settings(notation)
         self.magnitude, self.std = values.get("m", 10.0), values.get("mstd", 0.0)
-        self.limit = values.get("mmax") or 10.0
+        self.limit = values.get("mmax", 10.0)
         self.layers, self.increasing = int(values.get("n", 2)), bool(values.get("inc"))
         self.fill, self.interpolation = torch.tensor(fill).float().round(), interpolation
 

@@ -3,8 +3,9 @@
 The convolutions of a network call this module. The kernel depends only on the shape, the dtype and the processor, so
 that runs repeat bit for bit. The thresholds were measured on one core of a Zen 4 with AVX512-BF16, with PyTorch 2.15.
 `python benchmarks/kernels.py` measures the speed-up of all kernels together. Feature maps are (N, C, H, W); the memory
-format channels_last is the fastest, and the results have it. On other devices than x86 CPUs, and after
-`enable(False)`, PyTorch's own functions compute everything.
+format channels_last is the fastest, and the results have it. On other devices than x86 CPUs, after `enable(False)`,
+and while a network is traced or exported, PyTorch's own functions compute everything: a traced network must not contain
+the choice that was made for one batch size.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["conv2d", "depthwise_conv2d", "enable", "keep_memory", "to_float32"]
+__all__ = ["conv2d", "depthwise_conv2d", "enable", "is_traced", "keep_memory", "to_float32"]
 
 # A convolution without overlap is faster as a matrix product up to MAX_PIXELS pixels of the output map and MAX_ROWS
 # windows of the batch. A bf16 product over 65536 windows ends with SIGFPE in oneDNN.
@@ -30,14 +31,23 @@ STRIP_COLUMNS = 3  # oneDNN has a fast weight gradient for depthwise kernels of 
 _fast = True
 
 
-def enable(fast: bool) -> None:
-    """Switch the fast kernels on (the default) or off, for the whole process."""
-    global _fast  # noqa: PLW0603
-    _fast = fast
+def enable(fast: bool) -> bool:
+    """Switch the fast kernels on (the default) or off, for the whole process, and return what they were before."""
+    global _fast
+    before, _fast = _fast, fast
+    return before
 
 
 def _uses_fast_kernels(x: Tensor) -> bool:
-    return _fast and x.device.type == "cpu" and _is_x86()
+    return _fast and x.device.type == "cpu" and not is_traced() and _is_x86()
+
+
+def is_traced() -> bool:
+    """Return whether torch.export (also for ONNX and AOTInductor) or torch.jit.trace records the operations now.
+
+    torch.compile is not among them: it compiles again for another batch size where a kernel depends on it.
+    """
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
 @cache

@@ -26,7 +26,7 @@ class DropPath(nn.Module):
             return x
         factor, self.factor = self.factor, None
         if factor is None:
-            factor = _factors(torch.rand(len(x), device=x.device), self.rate)
+            factor = _factors(torch.rand(x.shape[0], device=x.device), self.rate)
         return x * factor.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 

@@ -13,9 +13,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from roadmap.config.designs import Layout, Member
 from roadmap.config.schema import RunSpec, SpecError
+from roadmap.records.check import check_manifest
 from roadmap.records.record import NOT_HASHED, run_name, study_folder
 from roadmap.runtime import lock
 from roadmap.runtime.files import write_atomically
@@ -41,15 +43,23 @@ class Manifest:
 def read_manifest(folder: Path) -> Manifest | None:
     """Return the manifest of the study in `folder`, or None if there is none. Raises SpecError if it is invalid."""
     path = folder / MANIFEST_NAME
-    if not path.exists():
-        return None
+    content: Any = None
+    problem: str | None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        layout = content["layout"]
-        content["layout"] = Layout([Member(**member) for member in layout["members"]], layout["orders"])
-        return Manifest(**content)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SpecError(f"{path}: invalid study file; fix or delete it") from error
+        if not path.exists() and not path.is_symlink():
+            return None
+        if path.is_file():  # a pipe would block
+            content = json.loads(path.read_text(encoding="utf-8"))
+        problem = check_manifest(content)
+    except OSError as error:
+        problem = error.strerror
+    except (ValueError, RecursionError):
+        problem = "is not valid JSON"
+    if problem is not None:
+        raise SpecError(f"{path}: invalid study file ({problem}); fix or delete it")
+    members, orders = content["layout"]["members"], content["layout"]["orders"]
+    content["layout"] = Layout([Member(**member) for member in members], orders)
+    return Manifest(**content)
 
 
 def setting_overrides(overrides: Sequence[str]) -> list[str]:

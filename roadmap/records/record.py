@@ -19,6 +19,8 @@ from typing import Any
 from roadmap.config.datasets import root_decides_result
 from roadmap.config.schema import RunSpec
 from roadmap.config.steps import label_of_transforms, name_of_transforms
+from roadmap.records.check import check_record
+from roadmap.records.history import HISTORY_NAME, PROGRESS_NAME, remove_progress
 from roadmap.runtime.files import write_atomically
 from roadmap.runtime.system import cpu_name, git_state, package_versions
 
@@ -95,20 +97,44 @@ def run_folder(spec: RunSpec) -> Path:
     return Path(spec.out) / RUNS_FOLDER / run_name(spec)
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """Return the record in a run's folder, or None if there is no readable record of this format.
+class InvalidRecordError(Exception):
+    """A record.json that no reader can use; the message says why."""
+
+
+def load_record(folder: Path) -> dict[str, Any] | None:
+    """Return the record in a run's folder, or None if there is none. Raises InvalidRecordError if it is damaged.
 
     Fields of the config that are newer than the record have their defaults.
     """
+    path = folder / "record.json"
     try:
-        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+        if not path.is_file():  # a pipe would block
+            return None
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidRecordError(error.strerror or str(error)) from error
+    except ValueError as error:
+        raise InvalidRecordError("is not a text") from error
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRecordError("is not valid JSON") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        return None
+        kind = f"format {record['format']!r:.20}" if isinstance(record, dict) and "format" in record else "no format"
+        raise InvalidRecordError(f"has {kind}; this version reads format {FORMAT}")
     if isinstance(record.get("config"), dict):
         record["config"] = _with_defaults(record["config"], config_of(RunSpec()))
+    if (problem := check_record(record)) is not None:
+        raise InvalidRecordError(problem)
     return record
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return the record in a run's folder, or None if there is none that can be used."""
+    try:
+        return load_record(folder)
+    except InvalidRecordError:
+        return None
 
 
 def _with_defaults(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -120,12 +146,12 @@ def _with_defaults(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str
 def finished_record(spec: RunSpec) -> dict[str, Any] | None:
     """Return the record of this run if it completed or diverged, else None."""
     record = read_record(run_folder(spec))
-    return record if record is not None and record["status"] in FINISHED else None
+    return record if record is not None and record.get("status") in FINISHED else None
 
 
 def remove_leftovers(folder: Path) -> None:
     """Delete temporary files of a killed process. The caller must hold the folder's lock."""
-    for name in ("record.json", "correct.npy", "model.pt", "checkpoint.pt"):
+    for name in ("record.json", "correct.npy", "model.pt", "checkpoint.pt", HISTORY_NAME, PROGRESS_NAME):
         for path in folder.glob(f".{name}.*"):
             path.unlink()
 
@@ -159,10 +185,12 @@ def new_record(spec: RunSpec, command: str) -> dict[str, Any]:
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write record.json atomically: a reader sees the old record or the complete new one."""
+    """Write record.json atomically: a reader sees the old record or the complete new one. Then the run trains no more,
+    and its progress.json is deleted."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_nonfinite_to_none(record), indent=1, allow_nan=False, ensure_ascii=False)
     write_atomically(folder / "record.json", text.encode() + b"\n")
+    remove_progress(folder)
 
 
 def _nonfinite_to_none(value: Any) -> Any:

@@ -11,13 +11,22 @@ from roadmap.analysis.table import read_study, write_csv
 from roadmap.config.schema import SpecError
 from roadmap.report.columns import format_interval
 from roadmap.report.formats import markdown
+from roadmap.report.terminal import render_table, terminal_width
 from roadmap.report.wording import study_summary
+from roadmap.report.writer import replaced_together
+
+# Where columns do not fit the terminal, they are left out in this order; the first column stays.
+DROP_ORDER = (
+    *("second: 95 % interval", "first: 95 % interval", "compared with", "second: verdict", "first: verdict"),
+    *("both", "second: gain", "first: gain"),
+)
 
 
-def write_comparison(a: Path, b: Path, to: Path) -> str:
+def write_comparison(a: Path, b: Path, to: Path, width: int | None = None) -> str:
     """Write compare.csv, .md, .png and .svg to the folder `to`; return the table and the paths as text.
 
-    Raises SpecError if a study has no records, or if the two studies have no comparison in common.
+    `width` is that of the returned table, by default that of the terminal. Raises SpecError if a study has no records,
+    or if the two studies have no comparison in common, and OSError as `write_report`.
     """
     from roadmap.report import figures
 
@@ -38,11 +47,18 @@ def write_comparison(a: Path, b: Path, to: Path) -> str:
     lines = [
         f"First study: {names[0]}. Second study: {names[1]}. Gains are in points of top-1.",
         comparison_sentence(table, "First study", "second study"),
+        *(
+            f"{side} study: {line}"
+            for side, study in zip(("First", "Second"), studies, strict=True)
+            for line in study.problems
+        ),
     ]
-    to.mkdir(parents=True, exist_ok=True)
-    written = [to / f"compare.{kind}" for kind in ("csv", "md", "png", "svg")]
-    write_csv(table, written[0])
-    written[1].write_text(markdown(shown, lines, text_headers), encoding="utf-8")
-    figures.draw_comparison(table, names, written[2:])
-    paths = "\n".join(f"  {path}" for path in written)
-    return f"\n{shown.to_string(index=False)}\n\n" + "\n".join(lines) + f"\n\nreport:\n{paths}"
+    with replaced_together(to) as new:
+        written = [new / f"compare.{kind}" for kind in ("csv", "md", "png", "svg")]
+        write_csv(table, written[0])
+        written[1].write_text(markdown(shown, lines, text_headers), encoding="utf-8")
+        figures.draw_comparison(table, names, written[2:])
+    paths = "\n".join(f"  {to / path.name}" for path in written)
+    hint = f"All columns: roadmap report {a} {b} --wide, or compare.csv."
+    terminal_table = render_table(shown, width or terminal_width(), hint, text_headers, DROP_ORDER)
+    return f"\n{terminal_table}\n\n" + "\n".join(lines) + f"\n\nreport:\n{paths}"

@@ -7,6 +7,10 @@ multiply-adds beside the bars.
 from __future__ import annotations
 
 import math
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +40,13 @@ REFERENCE = ("reference", "#777777")
 BEYOND = ("beyond the paper", "#d55e00")
 INK, FAINT, ERROR = "#222222", "#d9d9d9", "#b00020"
 STYLE = {"font.size": 10, "axes.edgecolor": INK, "text.color": INK, "svg.hashsalt": "roadmap"}
+STYLE |= {"text.parse_math": False}  # a dollar sign in a label is a dollar sign
 STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "hatch.linewidth": 1.2}
+
+
+MAX_LABEL_LENGTH, MAX_LABEL_WIDTH, MAX_LABEL_LINES = 120, 40, 4  # of a row: characters, characters in a line, lines
+USUAL_LABEL_WIDTH = 28  # characters; longer labels make the figure wider
+CHARACTER_INCHES, LINE_INCHES = 0.085, 0.165  # of the labels
 
 
 def draw_study(study: Study, title: str, paths: list[Path]) -> None:
@@ -47,51 +57,90 @@ def draw_study(study: Study, title: str, paths: list[Path]) -> None:
     """
     table, is_roadmap = study.table, study.manifest.design == "grid"
     groups = [row.setting if is_roadmap else row.label for row in study.rows]
-    with plt.rc_context(STYLE):
-        height = 0.42 * len(table) + 2.1
-        figure, (bars, costs) = plt.subplots(
-            1, 2, figsize=(11, height), sharey=True, width_ratios=[4, 1], layout="constrained"
-        )
+    labels = wrap_labels(table["label"])
+    with _figure_style():
+        size = _figure_size(labels, width=11, row_height=0.42, margins=2.1)
+        figure, (bars, costs) = plt.subplots(1, 2, figsize=size, sharey=True, width_ratios=[4, 1], layout="constrained")
         _draw_accuracy(bars, table, study.rows)
         if is_roadmap and table["paper_top1"].notna().any():
             _draw_paper(bars, table)
         _draw_costs(costs, table, groups)
-        bars.set_yticks(range(len(table)), table["label"])
+        bars.set_yticks(range(len(table)), labels)
         bars.set_ylim(len(table) - 0.4, -0.6)
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+        _set_title(figure, title)
         figure.legend(handles=_legend(table), loc="outside lower center", ncols=6, frameon=False, fontsize=9)
         _save(figure, paths)
 
 
 def draw_shapley(values: pd.DataFrame, title: str, paths: list[Path]) -> None:
     """Draw Shapley values (the columns SHAPLEY_COLUMNS of `roadmap.analysis.shapley`) with their intervals."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(9, 0.36 * len(values) + 1.6), layout="constrained")
+    labels = wrap_labels((values["label"] + " " + values["setting"]).str.strip())
+    with _figure_style():
+        size = _figure_size(labels, width=9, row_height=0.36, margins=1.6)
+        figure, axes = plt.subplots(figsize=size, layout="constrained")
         for y, line in enumerate(lines_of(values)):
             axes.barh(y, line["value"], height=0.66, zorder=2, color=_section(line)[1])
             if not math.isnan(line["low"]):
                 axes.plot([line["low"], line["high"]], [y, y], color=INK, linewidth=1.3, zorder=3)
-        _set_up_rows(axes, (values["label"] + " " + values["setting"]).str.strip())
+        _set_up_rows(axes, labels)
         axes.set_xlabel("Shapley value in points of top-1, with 95 % interval")
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+        _set_title(figure, title)
         _save(figure, paths)
 
 
 def draw_comparison(table: pd.DataFrame, names: list[str], paths: list[Path]) -> None:
     """Draw the gains of two studies (COMPARISON_COLUMNS of `roadmap.analysis.comparison`), step by step."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(9, 0.46 * len(table) + 1.9), layout="constrained")
+    labels = wrap_labels(table["step"])
+    names = [textwrap.fill(name, 110) for name in names]
+    with _figure_style():
+        size = _figure_size(labels, width=9, row_height=0.46, margins=1.5 + 0.2 * len("".join(names)) / 60)
+        figure, axes = plt.subplots(figsize=size, layout="constrained")
         for side, name, shift, colour in (("a", names[0], -0.14, "#0072b2"), ("b", names[1], 0.14, "#d55e00")):
             y = [index + shift for index in range(len(table))]
             axes.hlines(y, table[f"{side}_low"], table[f"{side}_high"], color=colour, linewidth=1.3, zorder=3)
             axes.plot(table[f"{side}_delta"], y, "o", color=colour, markersize=5.5, zorder=4, label=name)
-        _set_up_rows(axes, table["step"])
+        _set_up_rows(axes, labels)
         axes.set_xlabel("gain in points of top-1, with 95 % interval")
         figure.legend(loc="outside lower center", frameon=False, fontsize=9)
         _save(figure, paths)
 
 
-def _set_up_rows(axes: Any, names: pd.Series) -> None:
+def wrap_labels(labels: Sequence[str] | pd.Series) -> list[str]:
+    """Return the labels with line breaks where they are long; of a very long one, both ends, which tell rows apart."""
+
+    def wrap(label: str) -> str:
+        if len(label) > MAX_LABEL_LENGTH:
+            label = f"{label[: MAX_LABEL_LENGTH // 2].strip()} … {label[-MAX_LABEL_LENGTH // 2 :].strip()}"
+        return "\n".join(textwrap.wrap(label, MAX_LABEL_WIDTH, max_lines=MAX_LABEL_LINES, placeholder=" …"))
+
+    return list(map(wrap, labels))
+
+
+def _figure_size(labels: Sequence[str], width: float, row_height: float, margins: float) -> tuple[float, float]:
+    """Return width and height of a figure in inches; labels in long or many lines make it larger than usual.
+
+    `row_height` is the usual height of a row, `margins` is the height above and below the rows.
+    """
+    longest = max(len(line) for label in labels for line in label.splitlines())
+    num_lines = max(label.count("\n") + 1 for label in labels)
+    width += CHARACTER_INCHES * max(0, longest - USUAL_LABEL_WIDTH)
+    return width, max(row_height, LINE_INCHES * (num_lines + 0.5)) * len(labels) + margins
+
+
+@contextmanager
+def _figure_style() -> Iterator[None]:
+    """Use STYLE; a sign that the font does not have is drawn as a box, without a warning."""
+    with plt.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
+        yield
+
+
+def _set_title(figure: Any, title: str) -> None:
+    text = textwrap.fill(title, int(figure.get_figwidth() / 0.1))
+    figure.suptitle(text, x=0.01, ha="left", fontweight="bold")
+
+
+def _set_up_rows(axes: Any, names: Sequence[str]) -> None:
     """Label one row for each name, from top to bottom, and draw a line at zero."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -112,7 +161,9 @@ def _draw_accuracy(axes: Any, table: pd.DataFrame, rows: list[Row]) -> None:
     values = [value for top1 in seeds for value in top1] + table["top1_mean"].dropna().tolist()
     low, high = (min(values), max(values)) if values else (0.0, 100.0)
     span = max(high - low, 1.0)
-    left, right = max(0.0, low - 0.15 * span), min(100.0, high + 0.15 * span) if high < 100 else 100.0 + 0.01 * span
+    right = min(100.0, high + 0.15 * span) if high < 100 else 100.0 + 0.01 * span
+    left = max(0.0, low - 0.15 * span)
+    left = 0.0 if left < 0.1 * right else left  # where it would seem to start at 0, it does
     right_of_axes = axes.get_yaxis_transform()
     for y, (line, top1) in enumerate(zip(lines_of(table), seeds, strict=True)):
         colour, mean, num_seeds = _section(line)[1], line["top1_mean"], line["n_seeds"]

@@ -128,10 +128,12 @@ def _config_files(before: dict[str, Any] | None, after: dict[str, Any]) -> list[
         changes = [*(("", name) for name in added), *(("removed: ", name) for name in removed)]
     files: list[tuple[str, str]] = []
     for prefix, name in changes:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):  # not the name of a file
+            continue
         for path in (CONF / kind / f"{name}.yaml" for kind in ("transform", "ingredient")):
             if path.is_file():
                 title = f"{prefix}conf/{path.parent.name}/{path.name}"
-                files.append((title, path.read_text(encoding="utf-8").strip()))
+                files.append((title, path.read_text(encoding="utf-8", errors="replace").strip()))
     return files
 
 

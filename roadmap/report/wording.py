@@ -11,6 +11,7 @@ from roadmap.analysis import published, statistics
 from roadmap.analysis.agreement import Agreement, agreement, resolved_by_paper
 from roadmap.analysis.comparison import compare_gains, comparison_sentence, study_gains
 from roadmap.analysis.statistics import GAIN, LOSS, NOT_RESOLVED, Comparison
+from roadmap.analysis.study_records import one_line
 from roadmap.analysis.table import Records, Row, Study
 from roadmap.config.schedule import REFERENCE_EPOCHS
 from roadmap.records.record import COMPLETED
@@ -68,13 +69,13 @@ def notes(study: Study) -> list[str]:
     if study.table["delta"].notna().any():
         lines += _comparison_notes(study)
     lines += unchanged_lines(study)
-    devices = sorted({f"{r['device']['name']}, {r['device']['precision']}" for r in records if r.get("device")})
-    if devices:
-        lines.append(f"Trained on {'; '.join(devices)}.")
+    devices = {tuple(filter(None, (r["device"]["name"], r["device"]["precision"]))) for r in records if r.get("device")}
+    if any(devices):  # a run that failed early has no name of a device
+        lines.append(f"Trained on {'; '.join(sorted(', '.join(device) for device in devices if device))}.")
     rows = {(record["config"]["base"]["paper_table"], record["name"]) for record in records}
     if any((10, step) in rows for _, step in published.MISPRINTS):
         lines.append(published.MISPRINT_NOTE)
-    return lines
+    return lines + study.problems
 
 
 def _comparison_notes(study: Study) -> list[str]:
@@ -113,9 +114,9 @@ def _equal(study: Study, row: Row, against: int | None) -> bool:
     if against is None:
         return False
     losses, other_losses = (
-        {record["seed"]: record["loss"] for record in each.completed} for each in (row, study.rows[against])
+        {record["seed"]: record.get("loss") for record in each.completed} for each in (row, study.rows[against])
     )
-    return bool(losses) and losses.items() <= other_losses.items()
+    return bool(losses) and None not in losses.values() and losses.items() <= other_losses.items()
 
 
 def failure_lines(study: Study) -> list[str]:
@@ -123,7 +124,7 @@ def failure_lines(study: Study) -> list[str]:
     lines = []
     for record in study.records:
         if record["status"] != COMPLETED:
-            reason = " ".join(str(record["error"]).split())  # one line, also in LaTeX's comments
+            reason = one_line(str(record["error"]))  # one line, also in LaTeX's comments
             lines.append(f"{record['name']} seed={record['seed']} {record['status']}: {reason}")
     return lines
 
@@ -226,7 +227,7 @@ def study_agreement(study: Study, setting: str = "") -> tuple[int | None, Agreem
     if study.manifest.design != "grid" or not rows:
         return None, None
     table = next(iter(rows.values())).records[0]["config"]["base"]["paper_table"]
-    if table is None:
+    if table not in published.TABLES_BY_NUMBER:
         return None, None
     steps = published.adopted_steps(table)
     return table, agreement({name: statistics.as_array(rows[name].top1) for name in steps if name in rows}, table)

@@ -5,13 +5,19 @@ The paper's numbers are in columns of their own.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from roadmap.analysis.shapley import shapley_values
 from roadmap.analysis.table import read_study, write_csv
+from roadmap.records.manifest import command_line
 from roadmap.report.columns import SHAPLEY, readable_table
 from roadmap.report.formats import latex, markdown
 from roadmap.report.sections import StructureOf
+from roadmap.report.terminal import render_table, terminal_width
 from roadmap.report.wording import (
     SHAPLEY_NOTE,
     agreement_sentences,
@@ -23,19 +29,31 @@ from roadmap.report.wording import (
     shapley_sentences,
 )
 
+HINT = "All columns: roadmap report {} --wide, or roadmap.csv."
 
-def write_report(folder: Path, to: Path, structure_of: StructureOf | None = None) -> str:
+
+def write_report(
+    folder: Path,
+    to: Path,
+    structure_of: StructureOf | None = None,
+    runs: Mapping[str, Sequence[str]] | None = None,
+    width: int | None = None,
+) -> str:
     """Write the report of the study in `folder` to the folder `to`; return the tables, the notes and the paths as text.
 
     `structure_of` returns the structure of a network from the fields in a record's `config["network"]`, or None for a
     reference network; `roadmap.models.inspection.structure_of_config` does. The page draws the networks with it.
-    Without it, the page has no diagrams.
+    Without it, the page has no diagrams. With `runs` (see `read_study`) the report covers only these runs. `width` is
+    that of the returned tables, by default that of the terminal.
 
-    Raises SpecError if the study has no records.
+    Raises SpecError if the study has no records, and OSError with the path `to` if the report cannot be written; then
+    the files of an earlier report are as they were.
     """
     from roadmap.report import figures, page
 
-    study = read_study(folder)
+    study = read_study(folder, runs)
+    if runs is not None:  # the other commands of the study did not ask for these runs
+        study = replace(study, manifest=replace(study.manifest, commands=[command_line()]))
     values = shapley_values(study)
     table, failures = readable_table(study.table), failure_lines(study)
     summary, *others = notes(study)
@@ -47,23 +65,41 @@ def write_report(folder: Path, to: Path, structure_of: StructureOf | None = None
         *agreement_sentences(study),
     ]
     title = f"{joined_values(study.records, 'data')} · base {joined_values(study.records, 'base')} · {study.name}"
-    to.mkdir(parents=True, exist_ok=True)
-    csv, md, tex, *images = (to / f"roadmap.{kind}" for kind in ("csv", "md", "tex", "png", "svg"))
-    written = [csv, md, tex, *images, to / "index.html"]
-    write_csv(study.table, csv)
     tables = [table]
     markdown_parts = [markdown(table, [*lines, *failures, *comparison_sentences(study)])]
     if len(values):
-        written.append(to / "attribution.csv")
-        write_csv(values, written[-1])
         tables.insert(0, readable_table(values, SHAPLEY))
         markdown_parts.insert(0, markdown(tables[0], [SHAPLEY_NOTE]))
-        figures.draw_shapley(values, title, images)
-    else:
-        figures.draw_study(study, title, images)
-    md.write_text("\n".join(markdown_parts), encoding="utf-8")
-    tex.write_text(latex(table, [*lines, *failures]), encoding="utf-8")
-    page.write_page(to / "index.html", title, study, values, lines, structure_of)
-    parts = [*(shown.to_string(index=False) for shown in tables), "\n".join([*lines, *failures])]
-    paths = "\n".join(f"  {path}" for path in written)
-    return "\n" + "\n\n".join(parts) + f"\n\nreport:\n{paths}"
+    with replaced_together(to) as new:
+        csv, md, tex, *images = (new / f"roadmap.{kind}" for kind in ("csv", "md", "tex", "png", "svg"))
+        written = [csv, md, tex, *images, new / "index.html"]
+        write_csv(study.table, csv)
+        if len(values):
+            written.append(new / "attribution.csv")
+            write_csv(values, written[-1])
+            figures.draw_shapley(values, title, images)
+        else:
+            figures.draw_study(study, title, images)
+        md.write_text("\n".join(markdown_parts), encoding="utf-8")
+        tex.write_text(latex(table, [*lines, *failures]), encoding="utf-8")
+        page.write_page(new / "index.html", title, study, values, lines, structure_of)
+    width, hint = width or terminal_width(), HINT.format(folder)
+    shown = [render_table(table, width, hint) for table in tables]
+    paths = "\n".join(f"  {to / path.name}" for path in written)
+    return "\n" + "\n\n".join([*shown, "\n".join([*lines, *failures])]) + f"\n\nreport:\n{paths}"
+
+
+@contextmanager
+def replaced_together(to: Path) -> Iterator[Path]:
+    """Yield an empty folder; at the end its files replace those in the folder `to`, without an error in between.
+
+    Raises OSError with the path `to`.
+    """
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=to, prefix=".report-") as new:
+            yield Path(new)
+            for path in sorted(Path(new).iterdir()):
+                path.replace(to / path.name)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(to)) from error

@@ -1,4 +1,4 @@
-"""Atomic writing of files."""
+"""Atomic writing of files, and errors of the operating system in one line."""
 
 from __future__ import annotations
 
@@ -13,21 +13,31 @@ def write_atomically(path: Path, content: bytes, before_replacing: Callable[[], 
     """Write `content` to `path` so that a reader sees either the old file or the complete new one.
 
     The content is on the disk (fsync) before the file gets its name; `before_replacing` is called between the two.
-    Raises OSError; then the old file stays.
+    Raises OSError, which names `path`; then the old file stays.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        before_replacing()
-        Path(temporary).replace(path)
-        _sync_folder(path.parent)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            before_replacing()
+            Path(temporary).replace(path)
+            _sync_folder(path.parent)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # not that of the temporary file
         raise
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return the path and the reason of an error of the operating system in one line."""
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename is not None else reason
 
 
 def _sync_folder(folder: Path) -> None:

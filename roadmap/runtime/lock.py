@@ -63,14 +63,19 @@ def remove_empty(folder: Path) -> None:
 
 
 def is_held(folder: Path) -> bool:
-    """Return whether another process holds the lock of `folder` now."""
-    if not (folder / LOCK_NAME).exists():
+    """Return whether another process holds the lock of `folder` now. Writes nothing, so the folder may be read-only."""
+    try:
+        handle = os.open(folder / LOCK_NAME, os.O_RDONLY)
+    except OSError:  # no lock file, or one that this user may not read
         return False
     try:
-        with hold(folder):
-            return False
-    except LockedError:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    finally:
+        os.close(handle)
+    return False
 
 
 _open_handles: set[int] = set()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TextIO
 
 from roadmap.runtime.world import is_rank_zero
@@ -24,12 +26,45 @@ class _LineHandler(logging.Handler):
         self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not is_rank_zero():
-            return
         for file in (sys.stdout, self.console):
-            with suppress(OSError):  # a full disk or a closed pipe must not end a run
-                if file is not None:
-                    print(self.format(record), file=file, flush=True)
+            write_line(file, self.format(record))
+
+
+class _FileHandler(logging.Handler):
+    """Write each message as a line to a file."""
+
+    def __init__(self, file: TextIO) -> None:
+        super().__init__()
+        self.file = file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        write_line(self.file, self.format(record))
+
+
+def write_line(file: TextIO | None, text: str) -> None:
+    """Write `text` to `file`, if there is one, from rank zero only. A full disk or a closed pipe must not end a run."""
+    if file is not None and is_rank_zero():
+        with suppress(OSError):
+            print(text, file=file, flush=True)
+
+
+@contextmanager
+def also_log_to(path: Path) -> Iterator[TextIO | None]:
+    """Append the package's messages of rank zero to the file too, and yield it; None if it cannot be opened."""
+    file: TextIO | None = None
+    with suppress(OSError):
+        file = path.open("a", encoding="utf-8") if is_rank_zero() else None
+    if file is None:
+        yield None
+        return
+    handler = _FileHandler(file)
+    logger.addHandler(handler)
+    try:
+        yield file
+    finally:
+        logger.removeHandler(handler)
+        with suppress(OSError):
+            file.close()
 
 
 def configure_logging(console: TextIO | None = None) -> None:

@@ -64,3 +64,40 @@ def cpu_name() -> str:
                 if line.startswith("model name"):
                     return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def cpu_quota() -> float | None:
+    """Return the number of cores to which the control group limits this process; None without a limit."""
+    fields = _read_cgroup("cpu.max").split()
+    if len(fields) == 2 and all(field.isdecimal() for field in fields) and int(fields[1]):
+        return int(fields[0]) / int(fields[1])
+    quota, period = _read_cgroup("cpu/cpu.cfs_quota_us"), _read_cgroup("cpu/cpu.cfs_period_us")
+    return int(quota) / int(period) if quota.isdecimal() and period.isdecimal() and int(period) else None
+
+
+def memory_bytes() -> tuple[int | None, int | None]:
+    """Return the memory of the machine and the limit of the control group, in bytes; None where not known or none."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        total = None
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        limit = _read_cgroup(name)
+        if limit.isdecimal() and (total is None or int(limit) < total):
+            return total, int(limit)
+    return total, None
+
+
+def _read_cgroup(name: str) -> str:
+    """Return a file of the control group of this process (version 2), or of the top one; empty if there is none."""
+    top = Path("/sys/fs/cgroup")
+    try:
+        own = Path("/proc/self/cgroup").read_text(encoding="utf-8").strip().rpartition("::/")[2]
+    except OSError:
+        own = ""
+    for path in (top / own / name, top / name):
+        try:
+            return path.read_text(encoding="utf-8").strip()
+        except OSError:
+            continue
+    return ""

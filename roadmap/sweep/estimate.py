@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from roadmap.config.schedule import make_schedule
 from roadmap.records.record import COMPLETED, RUNS_FOLDER, config_hash, config_of, finished_record, read_record
 from roadmap.runtime import system
 from roadmap.runtime.progress import format_duration
@@ -30,7 +31,8 @@ def estimate_runtime(runs: Sequence[PlannedRun]) -> str:
             seconds = format_duration(record["wall_seconds"])
             lines.append(f"  done   {seconds:>8}  {run.title}: {summarize_record(record)}")
             continue
-        estimate = durations.estimate(config_hash(run.spec), config_of(run.spec))
+        epochs = make_schedule(run.spec.recipe, run.spec.budget).epochs
+        estimate = durations.estimate(config_hash(run.spec), config_of(run.spec), epochs)
         if estimate is None:
             num_unknown += 1
         else:
@@ -63,7 +65,8 @@ def _cost(seconds: float, placement: Placement) -> str:
 
 
 class _KnownDurations:
-    """Seconds that completed runs took: the mean over a network's other seeds, else over its data, base and budget."""
+    """Seconds that completed runs took: the mean over a network's other seeds, else over the runs with its data, base
+    and budget, in proportion to the epochs (those of the recipes differ)."""
 
     def __init__(self, out: str) -> None:
         self.records: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -76,14 +79,24 @@ class _KnownDurations:
                 for key in (record["config_hash"], _data_base_budget(record["config"])):
                     self.records[key].append(record)
 
-    def estimate(self, config_hash: str, config: dict[str, Any]) -> float | None:
-        """Return the expected seconds of a run, or None where no record helps."""
-        records = self.records.get(config_hash) or self.records.get(_data_base_budget(config))
+    def estimate(self, config_hash: str, config: dict[str, Any], epochs: int) -> float | None:
+        """Return the expected seconds of a run of so many epochs, or None where no record helps."""
+        exact = self.records.get(config_hash)
+        records = exact or [record for record in self.records.get(_data_base_budget(config), ()) if _epochs(record)]
         if not records:
             return None
         self.used |= {record["path"] for record in records}
         self.devices |= {record["device"]["name"] for record in records}
-        return mean(record["wall_seconds"] for record in records)
+        if exact:
+            return mean(record["wall_seconds"] for record in records)
+        return epochs * mean(record["wall_seconds"] / _epochs(record) for record in records)
+
+
+def _epochs(record: dict[str, Any]) -> int:
+    """Return how many epochs the run of a record had; 0 if it is not known."""
+    plan = record.get("plan")
+    epochs = plan.get("epochs") if isinstance(plan, dict) else None
+    return epochs if isinstance(epochs, int) else 0
 
 
 def _data_base_budget(config: dict[str, Any]) -> str:

@@ -20,11 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from roadmap.config.schema import SpecError
 from roadmap.records.record import finished_record, run_folder
 from roadmap.runtime.logs import configure_logging, logger
-from roadmap.runtime.progress import format_duration
 from roadmap.runtime.signals import Stopped
 from roadmap.sweep.planned_run import PlannedRun
-from roadmap.sweep.run_process import RunProcess, record_failure, summarize_record
-from roadmap.sweep.scheduler import POLL_SECONDS
+from roadmap.sweep.run_process import RunProcess, record_failure, summarize_record, with_log
+from roadmap.sweep.scheduler import POLL_SECONDS, how_to_resume
 
 # Seconds for which a job that SLURM asked to stop waits for its end; SLURM's own default (KillWait) is 30.
 SLURM_KILL_WAIT_SECONDS = 60.0
@@ -48,7 +47,6 @@ class ClusterJob:
 
     run: PlannedRun
     title: str
-    study_started: float  # seconds since the epoch
     folder: str  # working directory of the command: relative paths mean the same in every job
 
     def __call__(self) -> str:
@@ -65,8 +63,7 @@ class ClusterJob:
                     # had ended by itself would count as completed.
                     time.sleep(SLURM_KILL_WAIT_SECONDS)
             if record is not None:
-                study_time = format_duration(time.time() - self.study_started)
-                logger.info(f"{self.title}: {summarize_record(record)}; study time {study_time}")
+                logger.info(f"{self.title}: {with_log(summarize_record(record), record, run_folder(self.run.spec))}")
                 return str(record["status"])
             time.sleep(POLL_SECONDS)  # another study has locked this run
 
@@ -99,13 +96,13 @@ def run_on_cluster(launcher: ClusterLauncher, runs: Sequence[PlannedRun]) -> dic
     Raises HydraException where no job could be started, Stopped where the launcher was stopped by a signal.
     """
     before = [_modification_times(run) for run in runs]
-    started, folder = time.time(), str(Path.cwd())
-    jobs = [ClusterJob(run, f"[{i}/{len(runs)}] {run.title}", started, folder) for i, run in enumerate(runs, start=1)]
+    folder = str(Path.cwd())
+    jobs = [ClusterJob(run, f"[{i}/{len(runs)}] {run.title}", folder) for i, run in enumerate(runs, start=1)]
     errors: JobErrors
     try:
         errors = list(launcher.submit(launcher.params, jobs))
     except SystemExit as end:  # Ray's reaction to SIGTERM
-        raise Stopped("stopped by SIGTERM; the same command resumes") from end
+        raise Stopped(f"stopped by SIGTERM; {how_to_resume()}") from end
     except Exception as error:
         if [_modification_times(run) for run in runs] == before:  # no run has started
             raise HydraException(f"hydra/launcher={launcher.name}: {_one_line(error)}") from error

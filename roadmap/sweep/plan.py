@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from roadmap.config.compose import to_spec
 from roadmap.config.designs import Layout, overrides_of, reference_overrides, study_layout
+from roadmap.config.limits import MAX_SWEEP_RUNS, check_limits, check_number
 from roadmap.config.schema import DesignSpec, RunSpec, SpecError
-from roadmap.config.steps import all_transforms, sort_transforms
+from roadmap.config.steps import all_transforms, check_files, sort_transforms
+from roadmap.config.validation import validate_design
 from roadmap.records.manifest import NETWORK_GROUPS, setting_overrides
 from roadmap.records.record import run_folder
 from roadmap.sweep.planned_run import PlannedRun
@@ -31,7 +34,10 @@ def plan_runs(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
     `config` is the composed config of the command, `arguments` are its overrides, sweeps among them. Raises SpecError
     and Hydra's errors for the first impossible run; nothing has started then.
     """
-    layout = study_layout(cast(DesignSpec, OmegaConf.to_object(config.design)))
+    design_spec = cast(DesignSpec, OmegaConf.to_object(config.design))
+    check_limits(design_spec, "design.")
+    validate_design(design_spec)
+    layout = study_layout(design_spec)
     network_prefixes = tuple(f"+{group}=" for group in NETWORK_GROUPS)
     own_network = next((override for override in arguments if override.startswith(network_prefixes)), None)
     if layout.members and own_network is not None:
@@ -42,7 +48,12 @@ def plan_runs(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
     networks = [overrides_of(member.transforms) for member in layout.members] or [[]]
     composer = _Composer(config, loader)
     runs: dict[Path, PlannedRun] = {}
-    for overrides in expand_sweep(OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))):
+    combinations = expand_sweep(OverridesParser.create(config_loader=loader).parse_overrides(list(arguments)))
+    if len(networks) * len(combinations) > MAX_SWEEP_RUNS:
+        count = f"{len(networks)} networks with {len(combinations)} settings each"
+        message = f"{count} are more than {MAX_SWEEP_RUNS} runs; use fewer orders or seeds"
+        raise SpecError(f"design.orders={design_spec.orders}: {message}")
+    for overrides in combinations:
         requested = [[*network, *overrides] for network in networks]
         if config.reference is not None:
             others = [override for override in overrides if not override.startswith(network_prefixes)]
@@ -66,9 +77,14 @@ def expand_sweep(overrides: Sequence[Override]) -> list[list[str]]:
         if not override.is_sweep_override():
             choices[key] = [f"{key}={override.get_value_element_as_str()}"]
         elif override.is_discrete_sweep():
-            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            values = itertools.islice(override.sweep_string_iterator(), MAX_SWEEP_RUNS + 1)
+            choices[key] = [f"{key}={value}" for value in values]
         else:
             raise HydraException(f"{override.input_line}: give a list of values, choice(...), range(...) or glob(...)")
+    count = math.prod(len(values) for values in choices.values())
+    if count > MAX_SWEEP_RUNS:
+        longest = max(choices, key=lambda key: len(choices[key]))
+        raise SpecError(f"{longest}: the sweep has more than {MAX_SWEEP_RUNS} runs; give fewer values")
     return [list(combination) for combination in itertools.product(*choices.values())]
 
 
@@ -80,13 +96,15 @@ class _Composer:
         self.composed: dict[tuple[str, ...], RunSpec] = {}
 
     def compose(self, overrides: list[str]) -> RunSpec:
-        seeds = [override for override in overrides if re.fullmatch(r"seed=\d+", override)]
+        seeds = [override for override in overrides if re.fullmatch("seed=[0-9]+", override)]
         others = tuple(override for override in overrides if override not in seeds)
+        check_files(overrides)
         if len(seeds) != 1 or "${" in "".join(others) or others not in self.composed:
             self.composed[others] = to_spec(self.loader.load_sweep_config(self.config, overrides))
         spec = copy.deepcopy(self.composed[others])
         if seeds:
             spec.seed = int(seeds[0].removeprefix("seed="))
+            check_number(spec.seed, "seed")
         return spec
 
 

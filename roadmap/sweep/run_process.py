@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from roadmap.config.schema import SpecError
@@ -25,6 +26,7 @@ from roadmap.records.record import (
 )
 from roadmap.runtime import lock
 from roadmap.runtime.exit_codes import EXIT_COMPLETED, EXIT_LOCKED, EXIT_RUN_FAILED, EXIT_STOPPED
+from roadmap.runtime.files import describe_os_error
 from roadmap.runtime.logs import configure_logging, logger
 from roadmap.runtime.signals import Stopped, raise_on_signal
 from roadmap.runtime.streams import prepare_streams
@@ -130,6 +132,9 @@ def _run_in_child(run: PlannedRun, title: str, threads: int | None, gpus: str | 
     except Stopped as stopped:
         logger.info(f"{title}: {stopped}")
         sys.exit(EXIT_STOPPED)
+    except OSError as error:  # a full disk or a read-only folder: also the log may be lost, so this goes to the console
+        logger.info(f"{title}: {describe_os_error(error)}")
+        sys.exit(EXIT_RUN_FAILED)
 
 
 def _redirect_output(run: PlannedRun) -> None:
@@ -174,9 +179,15 @@ def record_failure(run: PlannedRun, reason: str) -> dict[str, Any]:
         except lock.LockedError:  # another study trains this run, or only checked whether it is locked
             time.sleep(0.1)
         except OSError as error:  # a full disk must not end the other runs
-            logger.info(f"{run.title}: its record could not be written: {error}")
+            record["error"] = f"{reason}; this could not be recorded: {error.strerror}"
             break
     return record
+
+
+def with_log(result: str, record: dict[str, Any], folder: Path) -> str:
+    """Return `result` and, if the run is not completed, the path of its log."""
+    log = folder / "log.txt"
+    return f"{result}; log: {log}" if record["status"] != COMPLETED and log.exists() else result
 
 
 def summarize_record(record: dict[str, Any]) -> str:

@@ -6,9 +6,11 @@ import itertools
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 from roadmap.config.choices import Failures
+from roadmap.records.manifest import command_line
 from roadmap.records.record import COMPLETED, finished_record, run_folder
 from roadmap.runtime import lock
 from roadmap.runtime.logs import logger
@@ -17,20 +19,20 @@ from roadmap.runtime.signals import Stopped, deferred_signals
 from roadmap.runtime.world import is_distributed
 from roadmap.sweep.placement import choose_placement
 from roadmap.sweep.planned_run import PlannedRun
-from roadmap.sweep.run_process import RunProcess, summarize_record
+from roadmap.sweep.run_process import RunProcess, summarize_record, with_log
 
 POLL_SECONDS = 0.5
 
 
-def run_locally(runs: Sequence[PlannedRun]) -> None:
-    """Train all `runs` on this machine.
+def run_locally(runs: Sequence[PlannedRun]) -> dict[Path, str]:
+    """Train all `runs` on this machine; return why some did not end, by folder, after a failure with failures=stop.
 
-    A run that another study has locked is postponed; if that study finishes it, it is skipped. After a failure with
-    failures=stop this returns early. Raises Stopped after a signal; then each started run has written a checkpoint.
+    A run that another study has locked is postponed; if that study finishes it, it is skipped. Raises Stopped after a
+    signal; then each started run has written a checkpoint.
     """
     placement = choose_placement(runs)
     logger.info(str(placement))
-    started, num_done = time.time(), 0
+    started, num_done = time.monotonic(), 0
     waiting = list(enumerate(runs, start=1))
     running: dict[RunProcess, int] = {}
     process_numbers = itertools.count(1)
@@ -56,17 +58,25 @@ def run_locally(runs: Sequence[PlannedRun]) -> None:
                         waiting.append((number, process.run))
                         continue
                     num_done += 1
-                    _log_result(process.title, record, time.time() - started, num_done, len(runs))
+                    _log_result(process, record, time.monotonic() - started, num_done, len(runs))
                     if record["status"] != COMPLETED and process.run.spec.failures is Failures.stop:
                         logger.info("failures=stop: started runs write a checkpoint, no other run starts")
-                        return
+                        unstarted = {run_folder(run.spec): "not started" for _, run in waiting}
+                        return unstarted | {other.folder: "stopped, with a checkpoint" for other in running}
         finally:
             for process in running:
                 process.terminate()
             for process in running:
                 process.process.join()
     if stop:
-        raise Stopped(f"stopped by {stop.reason}: {num_done} of {len(runs)} runs done; the same command resumes")
+        raise Stopped(f"stopped by {stop.reason}: {num_done} of {len(runs)} runs done; {how_to_resume()}")
+    return {}
+
+
+def how_to_resume() -> str:
+    """Return how to continue after a signal. Under torchrun the command is known only in part."""
+    hint = "the same command resumes"
+    return hint if is_distributed() else f"{hint}: {command_line()}"
 
 
 def _agree_on_result(process: RunProcess, record: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -88,7 +98,8 @@ def _take_unlocked(waiting: list[tuple[int, PlannedRun]]) -> tuple[int, PlannedR
     return None
 
 
-def _log_result(title: str, record: dict[str, Any], seconds: float, num_done: int, num_runs: int) -> None:
+def _log_result(process: RunProcess, record: dict[str, Any], seconds: float, num_done: int, num_runs: int) -> None:
     left = format_duration(seconds / num_done * (num_runs - num_done))
     result = summarize_record(record) if "error" in record else record["status"]
-    logger.info(f"{title}: {result}; {num_done} done in {format_duration(seconds)}, about {left} left")
+    line = f"{process.title}: {with_log(result, record, process.folder)}"
+    logger.info(f"{line}; {num_done} done in {format_duration(seconds)}, about {left} left")

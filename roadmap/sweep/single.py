@@ -9,11 +9,13 @@ from roadmap.records.manifest import add_runs
 from roadmap.records.record import COMPLETED, finished_record, run_folder
 from roadmap.runtime import lock
 from roadmap.runtime.logs import logger
+from roadmap.runtime.signals import Stopped
 from roadmap.runtime.world import is_distributed, is_rank_zero
 from roadmap.sweep.errors import RunFailed
 from roadmap.sweep.estimate import estimate_runtime
 from roadmap.sweep.planned_run import PlannedRun
-from roadmap.sweep.run_process import summarize_record
+from roadmap.sweep.run_process import summarize_record, with_log
+from roadmap.sweep.scheduler import how_to_resume
 
 
 def run_single(run: PlannedRun) -> None:
@@ -40,10 +42,13 @@ def run_single(run: PlannedRun) -> None:
         if is_rank_zero() and lock.is_held(folder):
             logger.info(f"{run.title}: waiting: locked by another process")
         logger.info(run.title)
-        record = train_run(spec, run.command, wait=True)
+        try:
+            record = train_run(spec, run.command, wait=True)
+        except Stopped as stopped:
+            raise Stopped(f"{stopped}; {how_to_resume()}") from None
         logger.info(f"{run.title}: {summarize_record(record)}")
     if is_rank_zero():
         add_runs([(spec, run.overrides)], Layout())
     logger.info(f"record: {folder / 'record.json'}")
     if record["status"] != COMPLETED:
-        raise RunFailed(f"{run.title}: {record['status']}")
+        raise RunFailed(with_log(f"{run.title}: {record['status']}", record, folder))

@@ -15,10 +15,19 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
 from roadmap.config.designs import Layout
-from roadmap.config.schema import RunSpec
+from roadmap.config.schema import RunSpec, SpecError
 from roadmap.models.structure import Structure
-from roadmap.records.manifest import add_runs
-from roadmap.records.record import COMPLETED, FAILED, RUNS_FOLDER, config_hash, read_record, run_folder, study_folder
+from roadmap.records.manifest import add_runs, setting_overrides
+from roadmap.records.record import (
+    COMPLETED,
+    FAILED,
+    RUNS_FOLDER,
+    config_hash,
+    read_record,
+    run_folder,
+    run_name,
+    study_folder,
+)
 from roadmap.runtime.logs import logger
 from roadmap.runtime.world import is_rank_zero
 from roadmap.sweep.errors import RunFailed
@@ -28,7 +37,7 @@ from roadmap.sweep.plan import plan_runs
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.preparation import runs_to_do
 from roadmap.sweep.processes import process_context, unblock_signals
-from roadmap.sweep.run_process import summarize_record
+from roadmap.sweep.run_process import summarize_record, with_log
 from roadmap.sweep.scheduler import run_locally
 
 
@@ -49,13 +58,19 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
         add_runs([(run.spec, run.overrides) for run in runs], layout)
     _log_start(runs, layout, num_finished=len(runs) - len(left))
     lost_runs: dict[Path, dict[str, Any]] = {}
+    not_ended: dict[Path, str] = {}
     if left and launcher is None:
-        run_locally(left)
+        not_ended = run_locally(left)
     elif left and launcher is not None:
         lost_runs = run_on_cluster(launcher, left)
     if is_rank_zero():
-        write_study_report(first)
-        _raise_for_failures([run.spec for run in runs], lost_runs)
+        no_report = write_study_report(runs)
+        try:
+            _raise_for_failures([run.spec for run in runs], lost_runs, not_ended)
+        except RunFailed as failure:
+            raise RunFailed("\n".join(filter(None, (str(failure), no_report)))) from None
+        if no_report is not None:
+            raise RunFailed(no_report)
 
 
 def _log_start(runs: Sequence[PlannedRun], layout: Layout, num_finished: int) -> None:
@@ -70,17 +85,34 @@ def _log_start(runs: Sequence[PlannedRun], layout: Layout, num_finished: int) ->
     logger.info(f"{spec.study}: {len(runs)} runs in {Path(spec.out) / RUNS_FOLDER}{finished}")
 
 
-def write_study_report(spec: RunSpec) -> None:
-    """Write the report of the study that `spec` belongs to, and log its table and its files."""
+def write_study_report(runs: Sequence[PlannedRun]) -> str | None:
+    """Write the report of the study that `runs` belong to, and log its table and its files.
+
+    The report of the default study, which has the runs of all commands that name none, covers only `runs`. Return why
+    the report could not be written; None if it was.
+    """
     from roadmap.report.writer import write_report
 
+    spec = runs[0].spec
+    folder, to = study_folder(spec), Path(spec.reports) / spec.study
+    is_default = spec.study == RUNS_FOLDER
+    own = {run_name(run.spec): setting_overrides(run.overrides) for run in runs} if is_default else None
     # The structures of the networks are read in a process of the fork server, which has imported torch for the runs.
     with ProcessPoolExecutor(1, mp_context=process_context(), initializer=unblock_signals) as pool:
 
         def structure_of(config: dict[str, Any]) -> Structure | None:
             return pool.submit(_structure_of_config, config).result()
 
-        logger.info(write_report(study_folder(spec), Path(spec.reports) / spec.study, structure_of))
+        try:
+            logger.info(write_report(folder, to, structure_of, own))
+        except SpecError as error:  # no run left a record
+            return f"no report: {error}"
+        except OSError as error:
+            how = "the same command writes it" if is_default else f"write it with: roadmap report {folder} --to {to}"
+            return (
+                f"{error.filename}: {error.strerror}; there is no new report. The records of the runs are kept; {how}"
+            )
+    return None
 
 
 def _structure_of_config(config: dict[str, Any]) -> Structure | None:
@@ -89,14 +121,21 @@ def _structure_of_config(config: dict[str, Any]) -> Structure | None:
     return structure_of_config(config)
 
 
-def _raise_for_failures(specs: Sequence[RunSpec], lost_runs: dict[Path, dict[str, Any]]) -> None:
+def _raise_for_failures(
+    specs: Sequence[RunSpec], lost_runs: dict[Path, dict[str, Any]], not_ended: dict[Path, str]
+) -> None:
     """Raise RunFailed, with a line for each run, if not all runs completed."""
     failures = []
-    for spec in specs:
-        folder = run_folder(spec)
+    for folder in map(run_folder, specs):
+        if folder in not_ended:
+            continue
         missing = {"status": FAILED, "error": "it left no record"}
         record = read_record(folder) or lost_runs.get(folder, missing)
         if record["status"] != COMPLETED:
-            failures.append(f"{folder.name}: {summarize_record(record)}")
+            failures.append(f"{folder.name}: {with_log(summarize_record(record), record, folder)}")
     if failures:
-        raise RunFailed("\n".join([f"{len(failures)} of {len(specs)} runs did not complete:", *failures]))
+        lines = [f"{len(failures)} of {len(specs)} runs did not complete:", *failures]
+        if not_ended:
+            lines += [f"{len(not_ended)} runs did not end (failures=stop); the same command continues with them:"]
+            lines += [f"{folder.name}: {state}" for folder, state in not_ended.items()]
+        raise RunFailed("\n".join(lines))

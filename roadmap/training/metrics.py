@@ -34,13 +34,13 @@ class Metrics:
     peak_memory_mib: float = 0.0
     unreadable: list[str] = field(default_factory=list)  # training images that were skipped: path and reason
     earlier_seconds: float = 0.0  # wall time of this run before it was resumed
-    started: float = field(default_factory=time.time)
+    started: float = field(default_factory=time.monotonic)  # a clock that nobody sets
 
     @property
     def wall_seconds(self) -> float:
         """Wall time of the run, including the time before it was resumed. What a killed process did after its last
         checkpoint does not count."""
-        return self.earlier_seconds + time.time() - self.started
+        return self.earlier_seconds + time.monotonic() - self.started
 
     @property
     def images_per_second(self) -> float | None:

@@ -6,13 +6,15 @@ import io
 import sys
 import time
 import traceback
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 import torch
 
+from roadmap.config.datasets import class_names
 from roadmap.config.schedule import make_schedule
 from roadmap.config.schema import RunSpec, SpecError
 from roadmap.data import datasets
@@ -36,6 +38,7 @@ from roadmap.records.record import (
 )
 from roadmap.runtime import distributed, lock
 from roadmap.runtime.files import write_atomically
+from roadmap.runtime.logs import also_log_to, logger, write_line
 from roadmap.runtime.signals import Stopped
 from roadmap.runtime.world import current_world, is_rank_zero
 from roadmap.training import checkpoint
@@ -44,9 +47,12 @@ from roadmap.training.evaluation import DivergedError
 from roadmap.training.metrics import Metrics
 from roadmap.training.trainer import Trainer
 
+MAX_CLASSES = 1000  # whose names a record contains
+
 
 def run(spec: RunSpec, command: str = "", title: str = "", wait: bool = False, group: str = "") -> dict[str, Any]:
-    """Train `spec`, write its record and return it; `title` is the start of each message.
+    """Train `spec`, write its record and return it; `title` is the start of each message. Without a title the messages
+    also go to log.txt in the run's folder; with a title the caller has sent all output of this process there.
 
     Resumes from the run's checkpoint if there is one. If another process has finished the same run in the meantime, its
     record is returned. A run that fails or diverges does not raise: its record contains the reason.
@@ -55,33 +61,35 @@ def run(spec: RunSpec, command: str = "", title: str = "", wait: bool = False, g
     attempt pass the same value, and each attempt within one torchrun passes another.
 
     Raises SpecError for a setting that turns out to be impossible, LockedError if another process has locked this run
-    (unless `wait`), and Stopped after a signal, with a checkpoint. Then no record is written.
+    (unless `wait`), Stopped after a signal, with a checkpoint, and OSError if the record cannot be written. Then no
+    record is written, and the checkpoint stays.
     """
     folder = run_folder(spec)
     group_name = f"{folder.name} {group}"
     answer: dict[str, Any] | lock.LockedError | None = None  # not None: there is nothing to train here
-    with distributed.process_group(group_name, spec.device) as world:
+    with distributed.process_group(group_name, spec.device) as world, ExitStack() as stack:
         if not world.is_rank_zero:
             answer = distributed.broadcast(None)
-            return _train_and_record(spec, command, title, group_name) if answer is None else _return_or_raise(answer)
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(lock.hold(folder, wait))
-                answer = None if spec.force else finished_record(spec)
-            except lock.LockedError as error:
-                answer = error
-            distributed.broadcast(answer)
             if answer is not None:
                 return _return_or_raise(answer)
-            remove_leftovers(folder)
-            if (read_record(folder) or {}).get("status") in FINISHED:  # force=true: start again
-                checkpoint.remove(folder)
-                keep_previous_record(folder)
-            try:
-                return _train_and_record(spec, command, title, group_name)
-            except BaseException:
-                lock.remove_empty(folder)
-                raise
+            return _train_and_record(spec, command, title, group_name, stack)
+        try:
+            stack.enter_context(lock.hold(folder, wait))
+            answer = None if spec.force else finished_record(spec)
+        except lock.LockedError as error:
+            answer = error
+        distributed.broadcast(answer)
+        if answer is not None:
+            return _return_or_raise(answer)
+        remove_leftovers(folder)
+        if (read_record(folder) or {}).get("status") in FINISHED:  # force=true: start again
+            checkpoint.remove(folder)
+            keep_previous_record(folder)
+        try:
+            return _train_and_record(spec, command, title, group_name, stack)
+        except BaseException:
+            lock.remove_empty(folder)
+            raise
 
 
 def _return_or_raise(answer: dict[str, Any] | lock.LockedError) -> dict[str, Any]:
@@ -90,16 +98,23 @@ def _return_or_raise(answer: dict[str, Any] | lock.LockedError) -> dict[str, Any
     return answer
 
 
-def _train_and_record(spec: RunSpec, command: str, title: str, group_name: str) -> dict[str, Any]:
-    record = new_record(spec, command)
+def _train_and_record(spec: RunSpec, command: str, title: str, group_name: str, stack: ExitStack) -> dict[str, Any]:
+    """Train and write the record; `stack` closes the log."""
+    record = new_record(spec, command) | {"num_classes": spec.network.num_classes, "num_train": None}
     record["started_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     metrics, folder = Metrics(), run_folder(spec)
     trainer: Trainer | None = None
+    log: TextIO | None = None
     try:
         device_config = choose_device(spec.device, spec.precision)
         record |= asdict(measure_cost(spec.network, spec.data.image_size))
         record |= {"plan": asdict(make_schedule(spec.recipe, spec.budget))}
         trainer = Trainer(spec, device_config, metrics, title)
+        record |= {"plan": asdict(trainer.schedule), "num_train": trainer.train_batches.num_images}
+        record |= {"classes": recorded_classes(spec)}
+        if not title:  # only now: nothing is written where the data do not fit the spec
+            log = stack.enter_context(also_log_to(folder / "log.txt"))
+            write_line(log, f"\n{time.strftime('%Y-%m-%d %H:%M:%S')} {command}\n  on {device_config}")
         trainer.resume(folder)
         trainer.train(folder)
         record["status"] = COMPLETED
@@ -113,6 +128,7 @@ def _train_and_record(spec: RunSpec, command: str, title: str, group_name: str) 
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         record |= {"status": FAILED, "error": reason, "traceback": traceback.format_exc()}
         print(record["traceback"], file=sys.stderr)
+        write_line(log, record["traceback"])
         if is_rank_zero():
             record["error"] = distributed.published_failure(group_name) or reason
         else:
@@ -121,20 +137,54 @@ def _train_and_record(spec: RunSpec, command: str, title: str, group_name: str) 
     record |= metrics.record_fields() | {"wall_seconds": metrics.wall_seconds}
     if is_rank_zero():
         if trainer is not None and metrics.evaluation is not None:
-            write_atomically(folder / "correct.npy", _to_bytes(metrics.evaluation.correct))
+            results: dict[str, np.ndarray | dict[str, Any]] = {"correct.npy": metrics.evaluation.correct}
             if spec.save_weights:
-                write_atomically(folder / "model.pt", _to_bytes(trainer.model.state_dict()))
-        write_record(folder, record)  # last: a folder with a record contains all other files
+                results["model.pt"] = trainer.model.state_dict()
+            if missing := _write_results(folder, results):
+                record["missing"] = missing
+        _write_record_last(folder, record)
+        if "missing" in record:
+            logger.info(f"{title or ' '} not written: {', '.join(record['missing'])}; the record is complete")
         if record["status"] in FINISHED and not spec.keep_checkpoint:
             checkpoint.remove(folder)
     return record
+
+
+def recorded_classes(spec: RunSpec) -> list[str] | None:
+    """Return the names of the classes for the record; None if they are unknown or too many."""
+    names = class_names(spec.data)
+    fits = names is not None and len(names) == spec.network.num_classes and len(names) <= MAX_CLASSES
+    return names if fits else None
+
+
+def _write_results(folder: Path, results: dict[str, np.ndarray | dict[str, Any]]) -> list[str]:
+    """Write the files and return what could not be written, as `model.pt: No space left on device`."""
+    missing = []
+    for name, value in results.items():
+        try:
+            write_atomically(folder / name, _to_bytes(value))
+        except OSError as error:
+            missing.append(f"{name}: {error.strerror}")
+            with suppress(OSError):  # that of an earlier attempt, which would not belong to this record
+                (folder / name).unlink(missing_ok=True)
+    return missing
+
+
+def _write_record_last(folder: Path, record: dict[str, Any]) -> None:
+    """Write the record, after all other files, so that they are complete where a record is. Raises OSError."""
+    try:
+        write_record(folder, record)
+    except OSError as error:
+        error.strerror = f"{error.strerror}; the same command runs it again, from its checkpoint if any"
+        raise
 
 
 def check(spec: RunSpec) -> None:
     """Raise SpecError if the device, the data or the weights do not fit the spec. Nothing is trained or written."""
     choose_device(spec.device, spec.precision)
     splits = datasets.load(spec.data, spec.budget)
-    split = BatchSplit(make_schedule(spec.recipe, spec.budget).batch_size, current_world(), spec.accumulate)
+    schedule = make_schedule(spec.recipe, spec.budget, len(splits.train))  # type: ignore[arg-type]
+    split = BatchSplit(schedule.batch_size, current_world(), spec.accumulate)
     train_loader(splits.train, spec, split, 0, torch.device("cpu"))
     if spec.weights is not None:
         weights.load_into(build_network(spec.network, spec.data.image_size), spec)

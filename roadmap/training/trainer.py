@@ -26,7 +26,6 @@ from roadmap.models.sync_batch_norm import use_sync_batch_norm
 from roadmap.records.record import run_name
 from roadmap.runtime import distributed
 from roadmap.runtime.logs import logger
-from roadmap.runtime.progress import RunProgress
 from roadmap.runtime.random import derive, seed_all
 from roadmap.runtime.signals import Stopped, StopRequest, deferred_signals
 from roadmap.runtime.world import current_world
@@ -34,6 +33,7 @@ from roadmap.training import checkpoint, recipe
 from roadmap.training.device import DeviceConfig, configure_torch
 from roadmap.training.evaluation import DivergedError, Evaluation, check_above_chance, evaluate
 from roadmap.training.metrics import Metrics
+from roadmap.training.progress import RunProgress
 
 LOSS_CHECK_INTERVAL = 50  # iterations between two checks of the loss on an accelerator: a check waits for the device
 
@@ -53,7 +53,6 @@ class Trainer:
         self._log(f"on {device_config}" + (f", {self.world.size} processes" if self.world.size > 1 else ""))
         metrics.device, metrics.precision = device_config.name(), device_config.precision.value
         metrics.threads, metrics.processes = torch.get_num_threads(), self.world.size
-        self.schedule = make_schedule(spec.recipe, spec.budget)
         self._load_data()
 
         seed_all(derive(spec.seed, "init"))
@@ -75,19 +74,25 @@ class Trainer:
         self.saved_at = time.monotonic()
 
     def _load_data(self) -> None:
-        spec, device, batch_size = self.spec, self.device_config.device, self.schedule.batch_size
+        spec, device = self.spec, self.device_config.device
         if self.world.is_rank_zero:
             download_if_absent(spec.data)
         distributed.all_gather(None)  # the other processes wait for the download
         splits = datasets.load(spec.data, spec.budget)
+        num_train = len(splits.train)  # type: ignore[arg-type]
+        self.schedule = make_schedule(spec.recipe, spec.budget, num_train)
+        batch_size = self.schedule.batch_size
         workers = num_workers(spec.data, device.type, self.world)
         self.split = BatchSplit(batch_size, self.world, spec.accumulate)
         self.train_batches = train_loader(splits.train, spec, self.split, workers, device)
         self.iterations_per_epoch = self.train_batches.iterations_per_epoch
+        sizes = {"train_images": num_train, "test_images": len(splits.test), "batch_size": batch_size}  # type: ignore[arg-type]
+        if fewer := [f"{name}={size}" for name, size in sizes.items() if size < (getattr(spec.budget, name) or 0)]:
+            self._log(f"budget={spec.budget.name} reduced to the size of the dataset: {', '.join(fewer)}")
         self.test_batches = eval_loader(splits.test, spec, min(2 * batch_size, 512), workers, device, self.world)
 
     def train(self, folder: Path | None = None) -> nn.Module:
-        """Train to the end and return the network; write checkpoints to `folder`, if given.
+        """Train to the end and return the network; write checkpoints, curve and progress to `folder`, if given.
 
         Raises DivergedError if the loss is not finite or the result is not better than chance, BadImageError on an
         unreadable image that may not be skipped, and Stopped after a signal, with a checkpoint.
@@ -95,7 +100,9 @@ class Trainer:
         epochs, per_epoch = self.schedule.epochs, self.iterations_per_epoch
         evaluated = evaluated_epochs(self.schedule, self.spec.budget.evaluations)
         done = self.epoch * per_epoch + self.iteration
-        with deferred_signals() as stop, RunProgress(epochs, per_epoch, self.title, done) as progress:
+        watched = folder if self.world.is_rank_zero else None
+        progress = RunProgress(epochs, per_epoch, self.title, watched, done, self.metrics.curve)
+        with deferred_signals() as stop, progress:
             forward = self._wrap_model()
             while self.epoch < epochs:
                 self._train_epoch(forward, progress, stop, folder)
@@ -106,9 +113,9 @@ class Trainer:
                 }
                 if self.epoch + 1 in evaluated:
                     evaluation = self._evaluate(stop, folder)
-                    progress.top1 = evaluation.top1
                     row |= {"test_top1": evaluation.top1, "test_loss": evaluation.loss}
                 self.metrics.curve.append(row)
+                progress.end_epoch(row, self.metrics.wall_seconds)
                 self.epoch, self.iteration = self.epoch + 1, 0
                 self.loss_sum.zero_()
         self.metrics.peak_memory_mib = self.device_config.peak_memory_mib()

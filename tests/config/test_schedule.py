@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from roadmap.config.compose import compose
-from roadmap.config.schedule import Schedule, make_schedule
+from roadmap.config.schedule import Schedule, fit_to_dataset, make_schedule
 from roadmap.config.schema import OptimizerFactors
 
 
@@ -25,3 +25,27 @@ def test_a_budget_scales_both_recipes() -> None:
     factors = OptimizerFactors(sgd=5, adamw=3)
     assert scaled("gelu", lr_multiplier=factors).lr == pytest.approx(3 * modern.lr)
     assert scaled("baseline", lr_multiplier=factors).lr == pytest.approx(5 * baseline.lr)
+
+
+def test_smoke_fits_a_dataset_with_fewer_images_than_it_asks_for() -> None:
+    spec = compose("+step=gelu", "budget=smoke")
+    full = make_schedule(spec.recipe, spec.budget)
+    assert full == make_schedule(spec.recipe, spec.budget, 128) and full.batch_size == 32
+    small = make_schedule(spec.recipe, spec.budget, 19)
+    assert small.batch_size == 18 and small.lr == pytest.approx(full.lr * 18 / 32)  # even, for Mixup
+    assert [fit_to_dataset(spec.budget, name, 20) for name in ("train_images", "test_images", "batch_size")] == [20] * 3
+    assert fit_to_dataset(spec.budget, "train_images", 1000) == 128
+
+
+@pytest.mark.parametrize(
+    ("overrides", "batch_size", "train_images"),
+    [
+        (["budget=smoke", "budget.batch_size=24", "budget.train_images=100"], 24, 100),
+        (["budget.batch_size=32", "budget.train_images=128"], 32, 128),  # budget=quick
+        (["budget=smoke", "budget.batch_size=null", "budget.train_images=null"], 4096, None),
+    ],
+)
+def test_numbers_of_the_user_are_not_reduced(overrides: list[str], batch_size: int, train_images: int | None) -> None:
+    spec = compose("+step=gelu", *overrides)
+    assert make_schedule(spec.recipe, spec.budget, 20).batch_size == batch_size
+    assert fit_to_dataset(spec.budget, "train_images", 20) == train_images

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from roadmap.config.compose import compose
-from roadmap.config.datasets import FASHION_MNIST_FILES, KNOWN_DATASETS, KnownDataset, Source
+from roadmap.config.datasets import FASHION_MNIST_FILES, KNOWN_DATASETS, KnownDataset, Source, class_names
 from roadmap.config.schema import BudgetSpec, DataSpec, SpecError
 from roadmap.data import datasets
 from roadmap.data.datasets import ImageArray, Splits
@@ -80,14 +80,73 @@ def test_fashion_mnist_is_found_in_torchvisions_folder_and_uncompressed(tmp_path
 
 @pytest.mark.parametrize(
     "damage",
-    [b"", b"no gzip", gzip.compress(b"\0\0\7\1\0\0\0\1a", mtime=0), gzip.compress(b"\0\0\10\3", mtime=0)],
-    ids=["empty", "no gzip", "no idx", "cut off"],
+    [
+        b"",
+        b"no gzip",
+        gzip.compress(b"\0\0\7\1\0\0\0\1a", mtime=0),
+        gzip.compress(b"\0\0\10\3", mtime=0),
+        gzip.compress(b"", mtime=0)[:10] + b"\xff" * 20,
+    ],
+    ids=["empty", "no gzip", "no idx", "cut off", "flipped bytes"],
 )
 def test_damaged_idx_files_are_named(tmp_path: Path, damage: bytes) -> None:
     write_idx_files(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(damage)
     with pytest.raises(SpecError, match=r"t10k-labels-idx1-ubyte is not a readable idx file .*; replace it"):
         load("data=fashion_mnist", f"data.root={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "array", "message"),
+    [
+        ("labels", np.zeros(39), "do not contain 28x28 images and their labels; replace them"),
+        ("labels", np.zeros((40, 1)), "do not contain 28x28 images and their labels; replace them"),
+        ("labels", np.full(40, 200), "has labels up to 200, but fashion_mnist has 10 classes; replace the files"),
+        ("images", np.zeros((40, 28, 29)), "do not contain 28x28 images and their labels; replace them"),
+        ("images", np.zeros(40), "do not contain 28x28 images and their labels; replace them"),
+    ],
+)
+def test_idx_files_with_other_content_are_one_line(tmp_path: Path, kind: str, array: np.ndarray, message: str) -> None:
+    write_idx_files(tmp_path)
+    (path,) = tmp_path.glob(f"t10k-{kind}*")
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+    path.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
+    with pytest.raises(SpecError) as caught:
+        load("data=fashion_mnist", f"data.root={tmp_path}")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_idx_files_without_images_are_one_line(tmp_path: Path) -> None:
+    write_idx_files(tmp_path, count=0)
+    with pytest.raises(SpecError, match="fashion_mnist has no training images; replace the files"):
+        load("data=fashion_mnist", f"data.root={tmp_path}")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenette"])
+def test_damaged_files_of_torchvision_are_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / KNOWN_DATASETS[name].files_in_root[0]).mkdir()
+    with pytest.raises(SpecError) as caught:
+        load(f"data={name}", f"data.root={tmp_path}")
+    text = str(caught.value)
+    assert f": {name} cannot be read (" in text and text.endswith("delete its files and download it again")
+    assert "\n" not in text
+
+
+def test_classes_have_the_names_of_torchvision() -> None:
+    import torchvision.datasets
+
+    for name in ("fashion_mnist", "imagenette", "cifar10", "cifar100", "digits"):
+        assert len(KNOWN_DATASETS[name].classes) == KNOWN_DATASETS[name].num_classes, name
+    assert list(KNOWN_DATASETS["fashion_mnist"].classes) == torchvision.datasets.FashionMNIST.classes
+    imagenette = torchvision.datasets.Imagenette._WNID_TO_CLASS
+    assert list(KNOWN_DATASETS["imagenette"].classes) == [imagenette[wnid][0] for wnid in sorted(imagenette)]
+    assert list(KNOWN_DATASETS["cifar100"].classes) == sorted(KNOWN_DATASETS["cifar100"].classes)
+
+
+def test_classes_of_a_folder_have_the_names_of_its_folders(tmp_path: Path) -> None:
+    root = make_image_folder(tmp_path, {"dog": 1, "cat": 1})
+    assert class_names(compose("data=folder", f"data.root={root}").data) == ["cat", "dog"]
+    assert class_names(DataSpec(name="hfds/owner/name")) is None
 
 
 class FakeDataset:

@@ -33,7 +33,7 @@ def test_later_commands_add_runs_to_a_study(tmp_path: Path, monkeypatch: pytest.
     assert read_manifest(tmp_path / "mine") == manifest
     assert manifest.commands == ["python run_roadmap.py +study=roadmap 'a b'"]
     (tmp_path / "mine" / "study.json").write_text("{", encoding="utf-8")
-    with pytest.raises(SpecError, match="study.json: invalid study file; fix or delete it"):
+    with pytest.raises(SpecError, match="study.json: invalid study file .*; fix or delete it"):
         add_runs([(specs[0], [])], Layout())
 
 

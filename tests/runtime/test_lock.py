@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,3 +40,19 @@ def test_an_empty_folder_is_removed_with_its_empty_parents(tmp_path: Path) -> No
         (folder / "log.txt").unlink()
         lock.remove_empty(folder)
     assert not (tmp_path / "experiments").exists() and not lock.is_held(folder)
+
+
+def test_a_lock_in_a_read_only_folder_can_be_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = os.open
+
+    def read_only(path: Path, flags: int, *mode: int) -> int:
+        if flags & (os.O_RDWR | os.O_WRONLY | os.O_CREAT):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return original(path, flags, *mode)
+
+    with lock.hold(tmp_path):
+        monkeypatch.setattr(os, "open", read_only)
+        assert lock.is_held(tmp_path)
+    assert not lock.is_held(tmp_path) and not lock.is_held(tmp_path / "absent")
+    with pytest.raises(OSError, match="Read-only"), lock.hold(tmp_path):
+        pass

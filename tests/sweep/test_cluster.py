@@ -17,6 +17,7 @@ from roadmap.runtime.signals import Stopped
 from roadmap.sweep.launchers import ClusterJob, ClusterLauncher, launcher_of, run_on_cluster
 from roadmap.sweep.planned_run import PlannedRun
 from tests.conftest import TINY, CommandLine
+from tests.helpers import RESULTS
 
 
 def config(target: str, **params: Any) -> Any:
@@ -44,7 +45,7 @@ def runs(tmp_path: Path) -> list[PlannedRun]:
 
 
 def leave_record(run: PlannedRun) -> None:
-    write_record(run_folder(run.spec), new_record(run.spec, "") | {"status": "completed"})
+    write_record(run_folder(run.spec), new_record(run.spec, "") | RESULTS | {"status": "completed"})
 
 
 def test_a_lost_job_leaves_a_failure_record(runs: list[PlannedRun]) -> None:
@@ -106,6 +107,6 @@ def test_a_job_of_submitit_trains_its_run(command_line: CommandLine, tmp_path: P
 
 def test_a_preempted_job_requeues_itself(runs: list[PlannedRun]) -> None:
     pytest.importorskip("submitit", reason="the extra [slurm] is not installed")
-    job = ClusterJob(runs[0], "[1/1] baseline", 0.0, ".")
+    job = ClusterJob(runs[0], "[1/1] baseline", ".")
     submission = job.checkpoint()  # submitit calls it, and submits what it returns
     assert (submission.function, submission.args, submission.kwargs) == (job, (), {})

@@ -55,11 +55,14 @@ def test_a_dry_run_starts_nothing_and_needs_no_torch(tmp_path: Path, monkeypatch
     assert out.count("to do         ?") == 28
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sitecustomize.py"]
 
-    write_run(tmp_path / "experiments", 90.0, "+step=separate_downsampling", "seed=0", wall_seconds=30.0)
+    fields = {"wall_seconds": 30.0, "plan": {"epochs": 10}}
+    write_run(tmp_path / "experiments", 90.0, "+step=separate_downsampling", "seed=0", **fields)
     out, err = background(*overrides, "parallel=3", PYTHONPATH=str(tmp_path)).communicate(timeout=100)
     assert "leave_one_out: 28 runs, 1 done, 27 to do" in out, err
     assert "done       0:30  separate_downsampling seed=0: top-1 90.00 %" in out
-    assert "time: 13:30 of run time, 4:30 with 3 at once\ncost: 0.23 core-hours" in out
+    # 25 runs of 10 epochs, and two of the baseline's recipe with 3 epochs
+    assert out.count("to do     ~0:30") == 25 and out.count("to do     ~0:09") == 2
+    assert "time: 12:48 of run time, 4:16 with 3 at once\ncost: 0.21 core-hours" in out
     assert "estimated from 1 records, on a processor" in out
     out, _ = background("+step=gelu", "plan=true", "parallel=8").communicate(timeout=100)
     assert "time: 0:30 of run time, 0:30 with 8 at once" in out  # one run does not become faster

@@ -6,6 +6,7 @@ Real processes, real signals, real files.
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import threading
 from collections.abc import Sequence
@@ -19,8 +20,10 @@ from roadmap.config.compose import compose
 from roadmap.records.record import run_folder
 from roadmap.runtime import lock
 from roadmap.runtime.exit_codes import EXIT_STOPPED
+from roadmap.sweep.errors import RunFailed
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.scheduler import run_locally
+from roadmap.sweep.sweeper import _raise_for_failures
 from tests.conftest import FAULTS, TINY, background, until
 from tests.helpers import make_image_folder, write_run
 
@@ -48,7 +51,9 @@ def stop_and_resume(signals: Sequence[signal.Signals], runs: Sequence[str], num_
         process.send_signal(sign)
         _, err = process.communicate(timeout=60)
         if sign is signal.SIGTERM:
-            assert process.returncode == EXIT_STOPPED and f"of {num_runs} runs done; the same command resumes" in err
+            assert process.returncode == EXIT_STOPPED
+            command = shlex.join(["python", "run_roadmap.py", *overrides])
+            assert f"of {num_runs} runs done; the same command resumes: {command}\n" in err
         until(lambda: not any(lock.is_held(run) for run in folder.iterdir()))  # its runs have ended
         for path, when in finished.items():
             assert path.stat().st_mtime_ns == when
@@ -172,17 +177,30 @@ def test_failed_runs_end_no_other_run(tmp_path: Path) -> None:
 
 
 def test_failures_stop(capsys: pytest.CaptureFixture[str]) -> None:
-    overrides = ("+step=baseline", *TINY, "precision=fp32", "recipe.lr=1e30", "parallel=1", "failures=stop")
-    run_locally([PlannedRun(compose(*overrides, f"seed={seed}"), []) for seed in range(3)])
-    assert "failures=stop: started runs write a checkpoint, no other run starts" in capsys.readouterr().out
-    assert len(list(Path().glob("experiments/runs/*/record.json"))) == 1
+    overrides = ("+step=baseline", *TINY, "precision=fp32", "recipe.lr=1e6", "parallel=1", "failures=stop")
+    specs = [compose(*overrides, f"seed={seed}") for seed in range(3)]
+    not_ended = run_locally([PlannedRun(spec, []) for spec in specs])
+    out = capsys.readouterr().out
+    assert "failures=stop: started runs write a checkpoint, no other run starts" in out
+    folders = [run_folder(spec) for spec in specs]
+    assert f"; log: {folders[0] / 'log.txt'}; 1 done in 0:" in out
+    assert [path.parent for path in Path().glob("experiments/runs/*/record.json")] == folders[:1]
+    assert not_ended == dict.fromkeys(folders[1:], "not started")
+    with pytest.raises(RunFailed) as failure:
+        _raise_for_failures(specs, {}, not_ended)
+    first, failed, other, *names = str(failure.value).splitlines()
+    assert first == "1 of 3 runs did not complete:"
+    assert failed.startswith(f"{folders[0].name}: diverged (the loss is ")
+    assert failed.endswith(f"; log: {folders[0] / 'log.txt'}")
+    assert other == "2 runs did not end (failures=stop); the same command continues with them:"
+    assert names == [f"{folder.name}: not started" for folder in folders[1:]]
 
 
 @pytest.mark.slow
 def test_failures_stop_at_the_command_line() -> None:
-    overrides = ("-m", "+step=baseline", "seed=0,1,2,3", *TINY, "precision=fp32", "recipe.lr=1e30", "parallel=1")
+    overrides = ("-m", "+step=baseline", "seed=0,1,2,3", *TINY, "precision=fp32", "recipe.lr=1e6", "parallel=1")
     process = background(*overrides, "failures=stop")
     out, err = process.communicate(timeout=100)
     assert process.returncode == 1 and "failures=stop" in out
     assert len(list(Path().glob("experiments/runs/*/record.json"))) == 1
-    assert "left no record" in err
+    assert "1 of 4 runs did not complete" in err and err.count(": not started") == 3

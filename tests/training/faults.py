@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from roadmap.config.schema import RunSpec
+from roadmap.records.history import read_history
 from roadmap.records.record import read_record, run_folder, run_name
 from roadmap.runtime.exit_codes import EXIT_STOPPED
 from roadmap.sweep.planned_run import PlannedRun
@@ -50,7 +51,9 @@ def results(spec: RunSpec) -> dict[str, Any]:
     state = checkpoint.read(folder / checkpoint.NAME, run_name(spec))
     state["outcome"] = {key: value for key, value in state["outcome"].items() if key not in NOT_COMPARED}
     weights = torch.load(folder / "model.pt", weights_only=True)
-    return {"record": record, "state": state, "weights": weights, "correct": np.load(folder / "correct.npy")}
+    history = [row | {"seconds": ""} for row in read_history(folder)]
+    correct = np.load(folder / "correct.npy")
+    return {"record": record, "state": state, "weights": weights, "correct": correct, "history": history}
 
 
 def assert_same_results(interrupted: RunSpec, uninterrupted: RunSpec) -> None:

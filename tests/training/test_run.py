@@ -19,6 +19,7 @@ import torch
 
 from roadmap.analysis.table import analyze
 from roadmap.config.compose import compose
+from roadmap.config.schema import SpecError
 from roadmap.config.steps import all_steps
 from roadmap.models.complexity import measure_cost
 from roadmap.records.manifest import Manifest
@@ -28,7 +29,7 @@ from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.run_process import RunProcess, summarize_record
 from roadmap.sweep.single import run_single
 from roadmap.training.evaluation import DivergedError, evaluate
-from roadmap.training.run import run
+from roadmap.training.run import check, run
 from tests.conftest import TINY, CommandLine
 from tests.helpers import make_image_folder
 
@@ -149,7 +150,7 @@ def test_a_run_at_chance_has_diverged_unless_allowed() -> None:
 
 
 def test_the_first_iteration_without_a_finite_loss_is_recorded() -> None:
-    record = run(compose("+step=baseline", *TINY, "precision=fp32", "recipe.lr=1e30", "budget.epochs=3"))
+    record = run(compose("+step=baseline", *TINY, "precision=fp32", "recipe.lr=1e6", "budget.epochs=3"))
     assert record["status"] == "diverged"
     assert re.fullmatch(r"the loss is (nan|inf) at epoch \d+, iteration \d+", record["error"])
 
@@ -213,3 +214,20 @@ def test_a_locked_run_is_not_trained(capsys: pytest.CaptureFixture[str]) -> None
     assert "waiting: locked by another process" in capsys.readouterr().out
     record = read_record(folder)
     assert record is not None and record["status"] == "completed"
+
+
+def test_smoke_on_a_small_dataset_says_what_it_uses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_image_folder(tmp_path / "images", {"a": 10, "b": 9})
+    overrides = ("+step=gelu", *TINY, "data=folder", "data.image_size=32", "data.workers=0", f"data.root={root}")
+    spec = compose(*overrides)
+    check(spec)
+    record = run(spec)
+    assert record["status"] == "completed", record["error"]
+    assert (record["num_train"], record["num_test"], record["num_classes"]) == (19, 19, 2)
+    assert record["plan"]["batch_size"] == 18 and record["config"]["budget"]["batch_size"] == 32
+    reduced = "budget=smoke reduced to the size of the dataset: train_images=19, test_images=19, batch_size=18"
+    assert reduced in capsys.readouterr().out
+    with pytest.raises(SpecError, match=r"budget.batch_size=24: there are only 19 training images; use 19 or less"):
+        check(compose(*overrides, "budget.batch_size=24"))
+    with pytest.raises(SpecError, match=r"budget.train_images=100: there are only 19 images; use 19 or less"):
+        check(compose(*overrides, "budget.train_images=100"))

@@ -80,6 +80,7 @@ def test_signals_at_the_command_line() -> None:
         _, err = process.communicate(timeout=60)
         assert process.returncode == EXIT_STOPPED, err
         assert f"stopped by {sign.name} at epoch" in err
+        assert "; the same command resumes: python run_roadmap.py +step=gelu" in err
         FAULTS["signals answered"] += 1
         assert not list(Path().glob("experiments/runs/*/record.json"))
     out, err = background(*overrides).communicate(timeout=120)

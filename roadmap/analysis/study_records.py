@@ -1,0 +1,143 @@
+"""The records of a study, read from its runs' folders. Damaged files are left out and named."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from roadmap.config.datasets import root_decides_result
+from roadmap.config.schema import SpecError
+from roadmap.records.check import read_scores
+from roadmap.records.manifest import MANIFEST_NAME, Manifest, read_manifest, setting_overrides
+from roadmap.records.record import RUNS_FOLDER, InvalidRecordError, load_record
+
+Records = list[dict[str, Any]]
+MAX_NAMED = 10  # files of one kind in the notes of a report
+# Fields of the section `data` that do not decide the result, and are no part of a setting.
+NOT_IN_SETTING = ("data.download=", "data.workers=", "data.quick_")
+
+
+class StudyRecords(NamedTuple):
+    """What was read of a study."""
+
+    manifest: Manifest
+    records: Records  # with `correct`, the scores on the test images, and `setting`, a list of overrides
+    num_unfinished: int  # runs without a record
+    problems: list[str]  # a sentence for each damaged file
+
+
+def read_study_records(folder: Path, runs: Mapping[str, Sequence[str]] | None = None) -> StudyRecords:
+    """Read the records of the study in `folder`: those of the runs in its study.json, or of `runs` alone.
+
+    `runs` has the overrides of each run by the name of its folder. Without a study.json, all records in the folder are
+    read; with a damaged one, all records that name the study. Raises SpecError if there is no record.
+    """
+    if not folder.is_dir():
+        raise SpecError(f"{folder}: no such folder; {suggest_studies(folder)}")
+    name, problems = folder.resolve().name, list[str]()
+    try:
+        manifest = read_manifest(folder)
+        is_damaged = False
+    except SpecError as error:
+        manifest, is_damaged = None, True
+        problems.append(
+            f"{name}/{str(error).removeprefix(str(folder)).lstrip('/')}. Until then the rows are the runs whose record"
+            " names this study; runs that it shares with other studies may be missing."
+        )
+    if runs is None and manifest is not None:
+        runs = manifest.runs
+    records, num_unfinished, invalid = _read_runs(_run_folders(folder, runs, is_damaged), runs)
+    if runs is None and is_damaged:
+        records = [record for record in records if record["study"] == name]
+    if not records:
+        raise SpecError("; ".join([f"{folder}: contains no records of runs", *problems, *invalid[:1], *_hint(folder)]))
+    scores = [read_scores(record.pop("folder"), record.get("top1")) for record in records]
+    without_images = [
+        f"{RUNS_FOLDER}/{record['run']}/correct.npy {score.problem}"
+        for record, score in zip(records, scores, strict=True)
+        if score.problem
+    ]
+    records = [record | {"correct": score.values} for record, score in zip(records, scores, strict=True)]
+    problems += _shortened("Left out: {}.", invalid)
+    problems += _shortened("Only the accuracy of these runs is used, not the single test images: {}.", without_images)
+    return StudyRecords(manifest or Manifest(name), records, num_unfinished, problems)
+
+
+def _run_folders(folder: Path, runs: Mapping[str, Sequence[str]] | None, is_damaged: bool) -> list[Path]:
+    if runs is not None:
+        return [folder.parent / RUNS_FOLDER / name for name in runs]
+    return [
+        path.parent for path in sorted((folder.parent / RUNS_FOLDER if is_damaged else folder).glob("*/record.json"))
+    ]
+
+
+def _read_runs(folders: Sequence[Path], runs: Mapping[str, Sequence[str]] | None) -> tuple[Records, int, list[str]]:
+    """Return the records, the number of runs that have none, and a text for each record that cannot be used."""
+    records: Records = []
+    invalid: list[str] = []
+    num_unfinished = 0
+    known: dict[tuple[str, int], str] = {}  # folder of each run, by config and seed
+    for folder in folders:
+        path = f"{RUNS_FOLDER}/{folder.name}/record.json"
+        try:
+            record = load_record(folder)
+        except InvalidRecordError as error:
+            invalid.append(f"{one_line(path)} ({error})")
+            continue
+        if record is None:
+            num_unfinished += 1
+            continue
+        key = record["config_hash"], record["seed"]
+        if key in known:
+            invalid.append(f"{one_line(path)} (the same run as {known[key]})")
+            continue
+        known[key] = one_line(folder.name)
+        words = setting_overrides(shlex.split(record["command"])[2:]) if runs is None else runs[folder.name]
+        record |= {"run": one_line(folder.name), "folder": folder, "setting": _setting(record, words)}
+        record |= {key: one_line(record[key]) for key in ("name", "label", "data", "base")}
+        record["label"] = record["label"] or record["name"]
+        records.append(record)
+    return records, num_unfinished, invalid
+
+
+def _setting(record: dict[str, Any], words: Sequence[str]) -> list[str]:
+    """Return the overrides of a run that decide its result, besides those that choose its network."""
+    dropped = NOT_IN_SETTING
+    if not root_decides_result(record["config"]["data"]["name"]):
+        dropped += ("data.root=",)
+    return [one_line(word) for word in words if not word.lstrip("+").startswith(dropped)]
+
+
+def one_line(text: str) -> str:
+    """Return the text with single spaces instead of line breaks, tabs and other signs that cannot be printed."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+
+
+def _shortened(form: str, texts: Sequence[str]) -> list[str]:
+    """Return one sentence with the texts, or none; only the first texts if there are many."""
+    more = [f"{len(texts) - MAX_NAMED} more"] if len(texts) > MAX_NAMED else []
+    return [form.format("; ".join([*texts[:MAX_NAMED], *more]))] if texts else []
+
+
+def suggest_studies(folder: Path) -> str:
+    """Return which studies there are beside `folder` or in `experiments`."""
+    found = sorted({path.parent for place in (folder.parent, Path("experiments")) for path in _manifests(place)})
+    if not found:
+        return "give the folder of a study, as experiments/roadmap"
+    names = ", ".join(str(path) for path in found[:MAX_NAMED])
+    return f"existing studies: {one_line(names)}{', ...' if len(found) > MAX_NAMED else ''}"
+
+
+def _manifests(folder: Path) -> list[Path]:
+    try:
+        return list(folder.glob(f"*/{MANIFEST_NAME}"))
+    except OSError:
+        return []
+
+
+def _hint(folder: Path) -> list[str]:
+    if (folder / "record.json").exists():
+        return ["it is the folder of a single run"]
+    return [suggest_studies(folder)]

@@ -1,0 +1,100 @@
+"""Reading of the YAML files of `conf/` without Hydra. Each error names the file in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from roadmap.config import paths
+from roadmap.config.names import printable
+from roadmap.config.schema import SpecError
+
+GLOBAL_PACKAGE = "# @package _global_"  # Hydra puts the fields of a file with this header where their paths say
+
+
+def shown_path(path: Path) -> str:
+    """Return a path for a message: relative to the working directory where it is below it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)
+
+
+def config_names(group: str) -> list[str]:
+    """Return the names of the files in a folder of `conf/`."""
+    return sorted(path.stem for path in (paths.CONF / group).glob("*.yaml"))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the fields of a YAML file. Raises SpecError, which names the file, where it cannot be read."""
+    try:
+        if path.exists() and not path.is_file():
+            raise SpecError(f"{shown_path(path)}: is not a file; delete it")
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"{shown_path(path)}: {error.strerror}; correct or delete the file") from error
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+        raise SpecError(f"{shown_path(path)}: {yaml_reason(error)}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SpecError(f"{shown_path(path)}: must contain fields (field: value), not {type(content).__name__}")
+    return {str(key): value for key, value in content.items()}
+
+
+def read_global_yaml(path: Path) -> dict[str, Any]:
+    """Return the fields of a YAML file whose first line has to be GLOBAL_PACKAGE."""
+    content = read_yaml(path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = [line.replace(" ", "") for line in lines if line.startswith("#")]
+    if GLOBAL_PACKAGE.replace(" ", "") not in comments:
+        raise SpecError(f"{shown_path(path)}: the first line must be {GLOBAL_PACKAGE}")
+    return content
+
+
+def yaml_reason(error: BaseException) -> str:
+    """Return why a file is not valid YAML, with the line if it is known."""
+    if isinstance(error, UnicodeDecodeError):
+        return "is not a text file in UTF-8; correct or delete it"
+    if isinstance(error, RecursionError):
+        return "its values are nested too deeply, or contain themselves; correct or delete it"
+    mark = getattr(error, "problem_mark", None)
+    where = f" in line {mark.line + 1}" if mark is not None else ""
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"is not valid YAML{where} ({printable(str(problem), 200)}); correct or delete the file"
+
+
+def circular_files() -> list[str]:
+    """Return the files of `conf/` that include themselves, directly or through others; those in error are skipped."""
+    includes: dict[str, list[str]] = {}
+    for path in sorted(paths.CONF.glob("*/*.yaml")):
+        try:
+            defaults = read_yaml(path).get("defaults")
+        except SpecError:
+            continue
+        entries = defaults if isinstance(defaults, list) else []
+        names = [entry if isinstance(entry, str) else _choice(entry) for entry in entries]
+        group = path.parent.name
+        includes[f"{group}/{path.stem}"] = [n.removeprefix("/") if "/" in n else f"{group}/{n}" for n in names]
+
+    def reachable(name: str) -> set[str]:
+        reached: set[str] = set()
+        waiting = list(includes.get(name, ()))
+        while waiting:
+            other = waiting.pop()
+            if other not in reached:
+                reached.add(other)
+                waiting += includes.get(other, ())
+        return reached
+
+    return [shown_path(paths.CONF / f"{name}.yaml") for name in includes if name in reachable(name)]
+
+
+def _choice(entry: Any) -> str:
+    """Return the config that an entry `override /GROUP: NAME` of a defaults list includes, as GROUP/NAME."""
+    if not isinstance(entry, dict) or len(entry) != 1:
+        return "_self_"
+    (group, name), *_ = entry.items()
+    return f"/{str(group).split()[-1].removeprefix('/')}/{name}"

@@ -1,0 +1,108 @@
+"""Images in class folders, each real file once per class, as torchvision's ImageFolder reads and orders them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from torchvision.datasets import ImageFolder
+
+from roadmap.config.folders import (
+    IMAGE_ENDINGS,
+    class_folders,
+    count_of,
+    is_image_name,
+    names_of,
+    overlaps,
+    read_folder,
+    refused,
+)
+from roadmap.config.schema import DataSpec
+from roadmap.runtime.logs import logger
+
+
+class ClassFolders(ImageFolder):
+    """The images of one split, as (PIL image, label).
+
+    Raises SpecError for a class folder without images, and for folders that cannot be read.
+    """
+
+    def __init__(self, data: DataSpec, folder: Path) -> None:
+        self.data, self.folder = data, folder
+        super().__init__(str(folder))
+
+    def find_classes(self, directory: Any) -> tuple[list[str], dict[str, int]]:
+        """Return the names of the classes, and the label of each."""
+        names = class_folders(self.data, Path(directory))
+        return names, {name: label for label, name in enumerate(names)}
+
+    def make_dataset(self, directory: Any, class_to_idx: dict[str, int], *_: Any, **__: Any) -> list[tuple[str, int]]:
+        """Return the path and the label of each image."""
+        samples: list[tuple[str, int]] = []
+        empty: list[str] = []
+        left_out: list[str] = []
+        for name, label in class_to_idx.items():
+            paths, links = find_images(self.data, str(Path(directory) / name), os.path.realpath(directory))
+            samples += [(path, label) for path in paths]
+            left_out += links
+            if not paths:
+                empty.append(name)
+        if empty:
+            reason = (
+                f"{self.folder.name}/ has {count_of(len(empty), 'class folder')} without images ({names_of(empty)})"
+            )
+            raise refused(
+                self.data, f"{reason}; add {', '.join(IMAGE_ENDINGS)} files, or remove the class from all splits"
+            )
+        if left_out:
+            reason = f"{count_of(len(left_out), 'link')} in {self.folder.name}/ to images that it has already"
+            logger.info(f"data.root={self.data.root}: {reason}, left out; the first is {left_out[0]}")
+        return samples
+
+
+def find_images(data: DataSpec, class_folder: str, split: str) -> tuple[list[str], list[str]]:
+    """Return the paths of the images of a class in torchvision's order, and the links that are left out.
+
+    Links are followed, but not to folders of `split` (a path without links) or to one that contains it, and each folder
+    and file counts once per class. Therefore links can neither multiply the images nor form a loop. Hidden folders and
+    files are left out, and files that are no regular files.
+    """
+    found: dict[str, list[str]] = {}  # folder -> names of its images
+    linked: list[tuple[str, str, str]] = []  # folder, name, real path
+    left_out: list[str] = []
+    folders, seen_folders, seen_files = [class_folder], {os.path.realpath(class_folder)}, set()
+    while folders:
+        folder = folders.pop()
+        real_folder = os.path.realpath(folder)
+        for entry in read_folder(data, folder):
+            if _holds(entry.is_dir):
+                real = os.path.realpath(entry.path)
+                if real in seen_folders or (entry.is_symlink() and overlaps(real, split)):
+                    left_out.append(entry.path)
+                else:
+                    folders.append(entry.path)
+                    seen_folders.add(real)
+            elif not is_image_name(entry.name):
+                continue
+            elif entry.is_symlink() and (_holds(entry.is_file) or not os.path.exists(entry.path)):  # noqa: PTH110
+                linked.append((folder, entry.name, os.path.realpath(entry.path)))
+            elif _holds(entry.is_file):
+                found.setdefault(folder, []).append(entry.name)
+                seen_files.add(f"{real_folder}{os.sep}{entry.name}")
+    for folder, name, real in sorted(linked):
+        if real in seen_files:
+            left_out.append(f"{folder}{os.sep}{name}")
+        else:
+            found.setdefault(folder, []).append(name)
+            seen_files.add(real)
+    paths = [f"{folder}{os.sep}{name}" for folder in sorted(found) for name in sorted(found[folder])]
+    return paths, sorted(left_out)
+
+
+def _holds(check: Any) -> bool:
+    """Return the result of `is_dir` or `is_file` of an entry; False where a link cannot be followed."""
+    try:
+        return bool(check())
+    except OSError:
+        return False

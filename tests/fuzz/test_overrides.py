@@ -1,0 +1,40 @@
+"""Generated overrides and subcommands: refused in one line, or understood; a dry run writes nothing."""
+
+from __future__ import annotations
+
+import re
+
+from tests.conftest import TINY
+from tests.fuzz.invariants import Workplace
+from tests.fuzz.overrides import overrides, trainings
+from tests.fuzz.settings import fuzz, parts
+from tests.fuzz.subcommands import subcommands
+
+KIND = "overrides"
+
+
+@parts(50, 1000, 8)
+def test_overrides_are_refused_or_understood(workplace: Workplace, part: int, num_cases: int) -> None:
+    def check(words: list[str]) -> None:
+        workplace.check(*words, "plan=true", dry=True)
+
+    fuzz(KIND, check, num_cases, part, overrides())
+
+
+@parts(7, 150, 2)
+def test_accepted_overrides_train(workplace: Workplace, part: int, num_cases: int) -> None:
+    def check(words: list[str]) -> None:
+        workplace.check(*TINY, *words, seconds=8)
+
+    fuzz(KIND, check, num_cases, part, trainings())
+
+
+@parts(8, 150, 2)
+def test_arguments_of_subcommands_are_refused_or_understood(workplace: Workplace, part: int, num_cases: int) -> None:
+    names = sorted(path.name for path in (workplace.folder / "experiments" / "runs").glob("*-seed*"))
+
+    def check(arguments: list[str]) -> None:
+        arguments = [re.sub(r"RUN(\d)", lambda match: names[int(match[1])], argument) for argument in arguments]
+        workplace.check(*arguments, dry=arguments[0] != "report", may_change="--yes" in arguments)
+
+    fuzz(KIND, check, num_cases, part, subcommands())
