@@ -106,7 +106,7 @@ def _run_overrides() -> None:
     if any(argument == "-c" or argument.startswith("--cfg") for argument in arguments):
         for line in describe_study_sweep(arguments):
             print(f"# {line}")
-        arguments = ["--resolve", *arguments]
+        arguments = ["--resolve", *arguments] if "job" in arguments or "--cfg=job" in arguments else arguments
     sys.argv[1:] = rewrite_study_override(arguments)
     errors: list[BaseException] = []
 

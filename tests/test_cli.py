@@ -16,7 +16,7 @@ import pytest
 from roadmap import cli
 from roadmap.runtime.exit_codes import EXIT_RUN_FAILED, EXIT_STOPPED
 from roadmap.runtime.signals import Stopped
-from tests.conftest import ROOT
+from tests.conftest import ROOT, TINY
 from tests.helpers import call_main, make_study
 
 WAYS = {
@@ -148,3 +148,13 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=60)
         finished_before = process.returncode == 0
         assert finished_before or (process.returncode == EXIT_STOPPED and errors == "stopped by SIGINT\n")
+
+
+def test_a_damaged_list_of_runs_is_refused_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "experiments" / "runs" / "study.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("[")
+    result = call_main("+step=gelu", *TINY)
+    assert result.code == 2 and "study.json" in result.err and result.err.count("\n") == 1
+    assert path.read_text() == "[" and list(path.parent.iterdir()) == [path]

@@ -18,8 +18,6 @@ def check_effects(data: DataSpec) -> None:
     without_effect: list[str] = []
     if known is not None and known.source is not Source.folder:
         without_effect += ["train_split", "test_split"]
-    if known is not None and known.source is Source.embedded:
-        without_effect += ["root"]
     if reader != "hfds":
         without_effect += ["input_key", "target_key"]
     if reader not in ("wds", "hfids", "tfds"):

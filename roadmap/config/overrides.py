@@ -22,7 +22,7 @@ OPTIONS = (
     "-cd", "--info", "-i",
 )  # fmt: skip
 # The parts of Hydra's own config that can be set; the others would change where files are written, or have no effect.
-HYDRA_OVERRIDE = re.compile(r"hydra/launcher|hydra\.launcher\.[\w.]+|hydra\.searchpath")
+HYDRA_OVERRIDE = re.compile(r"hydra/launcher|hydra\.launcher\.[\w.]+")
 
 
 def check_arguments(arguments: Sequence[str]) -> list[str]:
@@ -42,6 +42,11 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
             (overrides if is_override else options).append(argument)
     if options and not options[0].startswith("-"):  # a word that is neither an option, its value, nor an override
         raise SpecError(f"{options[0]}: is not a valid override; write field=value, +step=NAME or +study=NAME")
+    for option, value in zip(options, [*options[1:], "nothing"], strict=True):
+        if option in ("--cfg", "-c") and value not in ("job", "hydra", "all"):
+            raise SpecError(f"{option} {value}: must be job, hydra or all; use --cfg job")
+    if options and options[-1] in ("--info", "-i"):
+        options.append("all")
     return [*options, *overrides]
 
 
@@ -50,8 +55,9 @@ def check_overrides(overrides: Sequence[str]) -> None:
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         if re.match(r"hydra\b", key) and not HYDRA_OVERRIDE.fullmatch(key):
-            allowed = "hydra/launcher, hydra.launcher.FIELD and hydra.searchpath"
-            raise SpecError(f"{override}: cannot be set; of hydra, only {allowed} can be set")
+            raise SpecError(
+                f"{override}: cannot be set; of hydra, only hydra/launcher and hydra.launcher.FIELD can be set"
+            )
         if key.split(".")[0] == "transforms":
             raise SpecError(f"{override}: cannot be set; use +transform=NAME, whose file names the transform")
         if override.startswith("~") and field_type(key) is not None:

@@ -62,7 +62,7 @@ def plan_runs(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
             spec = composer.compose(combination)
             runs.setdefault(run_folder(spec), PlannedRun(spec, combination))
     if not runs:
-        raise HydraException("the sweep is empty: a glob(...) matched nothing")
+        raise HydraException("the sweep is empty: a glob(...) or range(...) matched nothing")
     _check_common_fields(list(runs.values()))
     position = sort_transforms(list(all_transforms())).index
     planned = _with_settings(list(runs.values()))

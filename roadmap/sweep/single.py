@@ -5,8 +5,8 @@ from __future__ import annotations
 from roadmap.config.choices import Design
 from roadmap.config.designs import Layout
 from roadmap.config.schema import SpecError
-from roadmap.records.manifest import add_runs
-from roadmap.records.record import COMPLETED, finished_record, run_folder
+from roadmap.records.manifest import add_runs, read_manifest
+from roadmap.records.record import COMPLETED, finished_record, run_folder, study_folder
 from roadmap.runtime import lock
 from roadmap.runtime.logs import logger
 from roadmap.runtime.signals import Stopped
@@ -32,6 +32,7 @@ def run_single(run: PlannedRun) -> None:
     if spec.plan:
         logger.info(estimate_runtime([run]))
         return
+    read_manifest(study_folder(spec))  # raises SpecError for a damaged study.json, before the training
     folder = run_folder(spec)
     record = None if spec.force or is_distributed() else finished_record(spec)
     if record is not None:

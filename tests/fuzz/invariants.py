@@ -25,6 +25,8 @@ from pathlib import Path
 
 import pytest
 
+from roadmap.runtime.exit_codes import EXIT_STOPPED
+from roadmap.runtime.signals import Stopped
 from tests.helpers import Result, call_main
 
 EXIT_CODES = (0, 1, 2, 75)
@@ -141,6 +143,8 @@ class Workplace:
             result: Result | None = None
             try:
                 result = call_main(*arguments)
+            except Stopped as stopped:  # the signal came after the command line had handled its errors
+                result = Result(EXIT_STOPPED, "", str(stopped))
             except Exception as error:
                 broken = [f"traceback: {describe(error)}"]
         if result is not None:
@@ -168,13 +172,32 @@ def in_folder(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stopped_after(seconds: float) -> Iterator[None]:
-    """Send SIGTERM to this process after `seconds`: the command line then ends with exit code 75."""
-    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.start()
+    """Send SIGTERM to this process after `seconds`, where the command line turns it into exit code 75."""
+    ended = threading.Event()
+
+    def stop() -> None:
+        if ended.wait(seconds):
+            return
+        # During the imports the handler of the command line ends the process, which is that of the tests here.
+        while "raise_on_signal" not in handler_name() and "deferred_signals" not in handler_name():
+            if ended.wait(0.01):
+                return
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    previous = signal.signal(signal.SIGTERM, lambda *_: None)  # for a signal when the command has just ended
+    thread = threading.Thread(target=stop)
+    thread.start()
     try:
         yield
     finally:
-        timer.cancel()
+        ended.set()
+        thread.join()
+        signal.signal(signal.SIGTERM, previous)
+
+
+def handler_name() -> str:
+    """Return the qualified name of the handler of SIGTERM."""
+    return getattr(signal.getsignal(signal.SIGTERM), "__qualname__", "")
 
 
 def describe(error: Exception) -> str:

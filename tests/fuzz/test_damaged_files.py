@@ -51,11 +51,11 @@ def test_damaged_records_and_study_lists(workplace: Workplace, part: int, num_ca
         words = [numbered.get(word, word) for word in command]
         workplace.check(*words, dry=command[0] != "report", note=f"{name}: {damage}")
 
-    commands = st.sampled_from([*PLANS, *PLANS, *LISTS, *LISTS, *REPORTS])
+    commands = st.sampled_from([*PLANS, *PLANS, *LISTS, *LISTS, *LISTS, *REPORTS])
     fuzz(KIND, check, num_cases, part, st.sampled_from(files), record_damage, commands)
 
 
-@parts(4, 76, 1)
+@parts(4, 50, 1)
 def test_damaged_checkpoints_and_weights(workplace: Workplace, part: int, num_cases: int) -> None:
     """A run whose checkpoint is damaged starts again or resumes from the previous one; damaged weights are refused."""
     folder = run_folder(make_spec(Path("experiments"), *TRAINED))
@@ -130,7 +130,7 @@ def test_damaged_configs(workplace: Workplace, conf: Path, part: int, num_cases:
     fuzz(KIND, check, num_cases, part, st.sampled_from(sorted(CONFIGS)), any_damage, st.booleans())
 
 
-@parts(3, 60, 1)
+@parts(3, 40, 1)
 def test_damaged_images(workplace: Workplace, part: int, num_cases: int) -> None:
     """An unreadable image fails the run with its path, or is skipped."""
     images = sorted(str(path.relative_to(workplace.folder)) for path in workplace.folder.glob("images/*/*/*.png"))

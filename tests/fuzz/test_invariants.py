@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
+from roadmap.runtime.exit_codes import EXIT_STOPPED
 from tests.fuzz.invariants import Snapshot, Violation, Workplace, changes, find_violations, finished_files, snapshot
 from tests.helpers import Result
 
@@ -70,3 +72,13 @@ def test_an_error_of_the_code_is_found(workplace: Workplace, monkeypatch: pytest
     monkeypatch.delenv("ROADMAP_FUZZ_COLLECT", raising=False)
     with pytest.raises(Violation, match="traceback: KeyError: 'seed'"):
         workplace.check("report")
+
+
+def test_a_case_that_does_not_end_is_stopped(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(_arguments: list[str]) -> int:
+        time.sleep(60)
+        return 0
+
+    monkeypatch.setattr("roadmap.commands.report.report_command", wait)
+    result = workplace.check("report", seconds=0.1)
+    assert result is not None and result.code == EXIT_STOPPED

@@ -13,7 +13,7 @@ from tests.fuzz.subcommands import subcommands
 KIND = "overrides"
 
 
-@parts(50, 1000, 8)
+@parts(50, 700, 7)
 def test_overrides_are_refused_or_understood(workplace: Workplace, part: int, num_cases: int) -> None:
     def check(words: list[str]) -> None:
         workplace.check(*words, "plan=true", dry=True)
@@ -21,15 +21,15 @@ def test_overrides_are_refused_or_understood(workplace: Workplace, part: int, nu
     fuzz(KIND, check, num_cases, part, overrides())
 
 
-@parts(7, 150, 2)
+@parts(7, 80, 2)
 def test_accepted_overrides_train(workplace: Workplace, part: int, num_cases: int) -> None:
     def check(words: list[str]) -> None:
-        workplace.check(*TINY, *words, seconds=8)
+        workplace.check(*TINY, *words, seconds=15)
 
     fuzz(KIND, check, num_cases, part, trainings())
 
 
-@parts(8, 150, 2)
+@parts(8, 570, 2)
 def test_arguments_of_subcommands_are_refused_or_understood(workplace: Workplace, part: int, num_cases: int) -> None:
     names = sorted(path.name for path in (workplace.folder / "experiments" / "runs").glob("*-seed*"))
 

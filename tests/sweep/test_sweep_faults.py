@@ -190,7 +190,7 @@ def test_failures_stop(capsys: pytest.CaptureFixture[str]) -> None:
         _raise_for_failures(specs, {}, not_ended)
     first, failed, other, *names = str(failure.value).splitlines()
     assert first == "1 of 3 runs did not complete:"
-    assert failed.startswith(f"{folders[0].name}: diverged (the loss is ")
+    assert failed.startswith(f"{folders[0].name}: diverged (the ")
     assert failed.endswith(f"; log: {folders[0] / 'log.txt'}")
     assert other == "2 runs did not end (failures=stop); the same command continues with them:"
     assert names == [f"{folder.name}: not started" for folder in folders[1:]]
