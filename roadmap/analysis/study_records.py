@@ -123,7 +123,8 @@ def _shortened(form: str, texts: Sequence[str]) -> list[str]:
 
 def suggest_studies(folder: Path) -> str:
     """Return which studies there are beside `folder` or in `experiments`."""
-    found = sorted({path.parent for place in (folder.parent, Path("experiments")) for path in _manifests(place)})
+    places = (folder.parent, Path("experiments"))
+    found = sorted({path.parent for place in places for path in _manifests(place)} - {folder})
     if not found:
         return "give the folder of a study, as experiments/roadmap"
     names = ", ".join(str(path) for path in found[:MAX_NAMED])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,10 @@ def report_command(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if len(options.study) > 2:
         parser.error("give one study, or two studies to compare")
-    names = [folder.resolve().name for folder in options.study]
+    paths = [Path(os.path.realpath(folder)) for folder in options.study]  # Path.resolve raises for a loop of links
+    names = [path.name for path in paths]
     if len(set(names)) < len(names):
-        names = ["-".join(folder.resolve().parts[-2:]) for folder in options.study]
+        names = ["-".join(path.parts[-2:]) for path in paths]
     to = options.to or Path("reports") / "-and-".join(names)
     check_writable("--to", to)
     width = UNLIMITED if options.wide else None

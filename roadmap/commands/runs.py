@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import time
 from collections import Counter
@@ -171,9 +172,9 @@ def _is_orphaned(run: RunState) -> bool:
 def _find_run(runs: Sequence[RunState], text: str) -> RunState:
     """Return the run that `text` means. Raises SpecError unless it is exactly one."""
     if "/" in text:
-        folder = Path(text).resolve()
-        runs = [run for run in runs if run.folder.resolve() == folder]
-        text = folder.name
+        folder = os.path.realpath(text)
+        runs = [run for run in runs if os.path.realpath(run.folder) == folder]
+        text = Path(folder).name
     found = [run for run in runs if run.name == text]
     short = re.fullmatch(r"([0-9a-f]{1,12})-seed([0-9]{1,18})", text)
     if not found and short is not None:

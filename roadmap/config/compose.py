@@ -92,6 +92,8 @@ def to_spec(config: DictConfig) -> RunSpec:
     _refuse_missing_values(spec)
     for name in spec.transforms:
         all_transforms()[name]  # raises SpecError for an entry without a file of its own
+    for section in ("data", "base", "recipe"):  # first, because fields of the network and the budget follow theirs
+        check_limits(getattr(spec, section), f"{section}.")
     check_limits(spec)
     check_conflicts(list(spec.transforms))
     spec.transforms = {name: spec.transforms[name] for name in sort_transforms(list(spec.transforms))}

@@ -42,7 +42,7 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
             (overrides if is_override else options).append(argument)
     if options and not options[0].startswith("-"):  # a word that is neither an option, its value, nor an override
         raise SpecError(f"{options[0]}: is not a valid override; write field=value, +step=NAME or +study=NAME")
-    for option, value in zip(options, [*options[1:], "nothing"], strict=True):
+    for option, value in zip(options, [*options[1:], "nothing"], strict=False):
         if option in ("--cfg", "-c") and value not in ("job", "hydra", "all"):
             raise SpecError(f"{option} {value}: must be job, hydra or all; use --cfg job")
     if options and options[-1] in ("--info", "-i"):

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import yaml
-
-from roadmap.config.paths import CONF
+from roadmap.config import paths
+from roadmap.config.files import read_yaml
 from roadmap.config.schema import BudgetSpec, RecipeSpec
 
 REFERENCE_EPOCHS = 300.0  # epochs of the enhanced recipe; `budget.epochs` refers to a recipe of this length
@@ -59,5 +58,4 @@ def fit_to_dataset(budget: BudgetSpec, name: str, available: int) -> int | None:
 
 @cache
 def _smoke_budget() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((CONF / "budget" / "smoke.yaml").read_text(encoding="utf-8"))
-    return content
+    return read_yaml(paths.CONF / "budget" / "smoke.yaml")

@@ -72,7 +72,9 @@ def check_depths(depths: list[int], name: str) -> None:
 def validate_network(spec: NetworkSpec) -> None:
     """Raise SpecError if no network can be built from `spec`."""
     validate_sizes(spec)
-    heads = spec.reference is None or (spec.heads is not None and spec.heads >= 1 and spec.width % spec.heads == 0)
+    positive = spec.heads is None or spec.heads >= 1
+    require(positive, "network.heads", spec.heads, "must be positive, or null")
+    heads = spec.reference is None or (spec.heads is not None and spec.width % spec.heads == 0)
     require(heads, "network.heads", spec.heads, f"must divide network.width={spec.width}")
     require(spec.stem_stride in (1, 2, 4), "network.stem_stride", spec.stem_stride, "must be 1, 2 or 4")
     odd = spec.kernel_size >= 1 and spec.kernel_size % 2 == 1
@@ -102,8 +104,9 @@ def validate_base(spec: BaseSpec) -> None:
 def validate(spec: RunSpec) -> None:
     """Raise SpecError if the run is impossible or contradicts itself. Nothing has been built or written before."""
     _validate_transforms(spec)
-    validate_network(spec.network)
+    _validate_defaults(spec.data)
     _validate_recipe(spec.recipe)
+    validate_network(spec.network)
     _validate_budget(spec)
     _validate_data(spec.data, spec.network)
     validate_design(spec.design)
@@ -155,6 +158,8 @@ def _validate_recipe(recipe: RecipeSpec) -> None:
     require(recipe.epochs >= 1, "recipe.epochs", recipe.epochs, "must be at least 1")
     for name in ("lr", "decay_epochs", "decay_rate"):
         check_positive(getattr(recipe, name), f"recipe.{name}")
+    if recipe.layer_scale is not None:
+        check_positive(recipe.layer_scale, "recipe.layer_scale")
     for name in ("weight_decay", "mixup", "cutmix", "min_lr"):
         check_positive(getattr(recipe, name), f"recipe.{name}", zero=True)
     for name in ("momentum", "random_erasing", "label_smoothing", "drop_path"):
@@ -215,12 +220,25 @@ def _validate_budget(spec: RunSpec) -> None:
         check_positive(factor, f"budget.lr_multiplier.{name}")
 
 
+def _validate_defaults(data: DataSpec) -> None:
+    """Raise SpecError for a field of the data whose value other sections take over."""
+    require(data.in_chans in (1, 3), "data.in_chans", data.in_chans, "must be 1 (grey) or 3 (colour)")
+    require(data.stem_stride in (1, 2, 4), "data.stem_stride", data.stem_stride, "must be 1, 2 or 4")
+    has_classes = data.num_classes is None or data.num_classes >= 1
+    require(has_classes, "data.num_classes", data.num_classes, "must be a positive number of classes")
+    require(
+        data.num_train is None or data.num_train >= 1, "data.num_train", data.num_train, "must be positive, or null"
+    )
+    require(data.quick_epochs >= 1, "data.quick_epochs", data.quick_epochs, "must be at least 1")
+    require(data.quick_batch_size >= 1, "data.quick_batch_size", data.quick_batch_size, "must be positive")
+    check_positive(data.quick_lr_multiplier, "data.quick_lr_multiplier")
+
+
 def _validate_data(data: DataSpec, network: NetworkSpec) -> None:
     require(data.image_size >= 1, "data.image_size", data.image_size, "must be a positive number of pixels")
     smallest = 8 * network.stem_stride
     message = f"the last feature map would be below 1x1; use {smallest} or more, or a smaller network.stem_stride"
     require(data.image_size >= smallest, "data.image_size", data.image_size, message)
-    require(data.in_chans in (1, 3), "data.in_chans", data.in_chans, "must be 1 (grey) or 3 (colour)")
     message = f"the images have {data.in_chans} channel(s); set data.in_chans instead"
     require(network.in_chans == data.in_chans, "network.in_chans", network.in_chans, message)
     fits = data.num_classes is None or network.num_classes == data.num_classes

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import re
 import time
@@ -203,7 +204,7 @@ def find_study(out: Path, study: str | None) -> RunFolder:
     if study is not None:
         for folder in (out / study, Path(study)):
             if _has_manifest(folder):
-                named = folder.resolve() if folder.name in ("", "..") else folder
+                named = Path(os.path.realpath(folder)) if folder.name in ("", "..") else folder
                 return RunFolder(named.parent, named.name)
         if Path(study).name == RUNS_FOLDER and _is_folder(Path(study)):
             return RunFolder(Path(study).parent)

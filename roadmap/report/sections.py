@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from roadmap.analysis.table import Records, Study
-from roadmap.config.paths import CONF
+from roadmap.config import paths
 from roadmap.config.steps import differing_transforms
 from roadmap.models.structure import Layer, Structure
 from roadmap.records.record import COMPLETED
@@ -130,7 +130,7 @@ def _config_files(before: dict[str, Any] | None, after: dict[str, Any]) -> list[
     for prefix, name in changes:
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):  # not the name of a file
             continue
-        for path in (CONF / kind / f"{name}.yaml" for kind in ("transform", "ingredient")):
+        for path in (paths.CONF / kind / f"{name}.yaml" for kind in ("transform", "ingredient")):
             if path.is_file():
                 title = f"{prefix}conf/{path.parent.name}/{path.name}"
                 files.append((title, path.read_text(encoding="utf-8", errors="replace").strip()))

@@ -19,14 +19,17 @@ logger = logging.getLogger("roadmap")
 
 
 class _LineHandler(logging.Handler):
-    """Write each message as a line to standard output and, if given, to `console`; flush, so that pipes see it."""
+    """Write each message as a line to standard output and, if given, to `console`; flush, so that pipes see it.
+
+    A message of level DEBUG is not written to the console.
+    """
 
     def __init__(self, console: TextIO | None) -> None:
         super().__init__()
         self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        for file in (sys.stdout, self.console):
+        for file in (sys.stdout, self.console if record.levelno >= logging.INFO else None):
             write_line(file, self.format(record))
 
 
@@ -68,9 +71,12 @@ def also_log_to(path: Path) -> Iterator[TextIO | None]:
 
 
 def configure_logging(console: TextIO | None = None) -> None:
-    """Send the package's messages to standard output and, in a run whose standard output is its log, to `console`."""
+    """Send the package's messages to standard output and, in a run whose standard output is its log, to `console`.
+
+    Messages of level DEBUG are for the log of such a run alone.
+    """
     for handler in [handler for handler in logger.handlers if isinstance(handler, _LineHandler)]:
         logger.removeHandler(handler)
     logger.addHandler(_LineHandler(console))
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if console is None else logging.DEBUG)
     logger.propagate = False  # or a handler of the root logger would write each message again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -22,8 +23,10 @@ LINE_INTERVAL_SECONDS = 10.0  # between two messages within an epoch
 class RunProgress:
     """Epoch, loss, training images/s, top-1 and remaining time of one run.
 
-    Every epoch ends with a message, also where nobody watches. Within an epoch there is a live line on a terminal, else
-    a message every 10 seconds. Given a folder, history.csv and progress.json in it are kept up to date.
+    Every epoch ends with a message. Within an epoch there is a live line on a terminal, else a message every 10
+    seconds.
+    A run with a title, which is one of a sweep, sends the console a message at most every 10 seconds; its log has all.
+    Given a folder, history.csv and progress.json in it are kept up to date.
     """
 
     def __init__(
@@ -96,9 +99,12 @@ class RunProgress:
         return done
 
     def _log(self, top1: float | None) -> None:
-        self.last_message = time.monotonic()
+        now = time.monotonic()
+        quiet = bool(self.title) and now - self.last_message <= LINE_INTERVAL_SECONDS
+        self.last_message = self.last_message if quiet else now
         left = f" · {format_duration(self.state.seconds_left)} left" if self.state.seconds_left else ""
-        logger.info(f"{self.title or ' '} {self._describe(top1)}{left}")
+        level = logging.DEBUG if quiet else logging.INFO
+        logger.log(level, f"{self.title or ' '} {self._describe(top1)}{left}")
 
     def _describe(self, top1: float | None) -> str:
         state = self.state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import time
@@ -14,6 +15,7 @@ import pytest
 from roadmap.config.compose import compose
 from roadmap.records import history
 from roadmap.records.record import run_folder
+from roadmap.runtime.logs import configure_logging
 from roadmap.training import progress
 from roadmap.training.metrics import Metrics
 from roadmap.training.progress import RunProgress
@@ -90,3 +92,19 @@ def test_a_clock_that_jumps_does_not_change_durations(monkeypatch: pytest.Monkey
     paths = [path for package in ("training", "sweep") for path in (ROOT / "roadmap" / package).glob("*.py")]
     found = [path.name for path in paths if "time.time()" in path.read_text()]
     assert found == ["progress.py"]  # when progress.json was written
+
+
+def test_a_sweep_shows_few_epochs_on_the_console_and_all_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    console = io.StringIO()
+    configure_logging(console)
+    shown = RunProgress(10, 4, "title", tmp_path)
+    for epoch in range(10):
+        now[0] += 4
+        shown.update(epoch, 4, 1.0, 10.0)
+        shown.end_epoch({"epoch": epoch + 1, "train_loss": 1.0}, now[0])
+    assert capsys.readouterr().out.count("title epoch") == 10  # standard output is the log
+    assert [line.split()[2] for line in console.getvalue().splitlines()] == ["3/10", "6/10", "9/10"]
