@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from roadmap.config.datasets import root_decides_result
+from roadmap.config.names import one_line
 from roadmap.config.schema import SpecError
 from roadmap.records.check import read_scores
 from roadmap.records.manifest import MANIFEST_NAME, Manifest, read_manifest, setting_overrides
@@ -108,11 +109,6 @@ def _setting(record: dict[str, Any], words: Sequence[str]) -> list[str]:
     if not root_decides_result(record["config"]["data"]["name"]):
         dropped += ("data.root=",)
     return [one_line(word) for word in words if not word.lstrip("+").startswith(dropped)]
-
-
-def one_line(text: str) -> str:
-    """Return the text with single spaces instead of line breaks, tabs and other signs that cannot be printed."""
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 
 def _shortened(form: str, texts: Sequence[str]) -> list[str]:

@@ -14,7 +14,8 @@ from rich.table import Table
 
 from roadmap.commands import doctor_checks
 from roadmap.commands.doctor_checks import Finding
-from roadmap.commands.tables import make_console, plain
+from roadmap.commands.tables import make_console
+from roadmap.config.names import one_line
 from roadmap.runtime.exit_codes import EXIT_COMPLETED, EXIT_RUN_FAILED
 
 PROBE_SECONDS = 120.0  # after which the import of PyTorch and the search for devices count as blocked
@@ -78,7 +79,7 @@ def _print(findings: list[Finding]) -> None:
     problems = sorted((finding for finding in findings if finding.level != "ok"), key=lambda finding: finding.level)
     console.print("\nproblems" if problems else "\nno problems", style="bold")
     for finding in problems:
-        console.print(f"  {finding.level}: {finding.name}: {plain(finding.advice)}", soft_wrap=True)
+        console.print(f"  {finding.level}: {finding.name}: {one_line(finding.advice)}", soft_wrap=True)
     if num_errors:
         console.print("the errors must be solved before runs can train")
 
@@ -88,5 +89,5 @@ def _line(finding: Finding) -> Table:
     table = Table.grid(padding=(0, 1, 0, 0))
     for width in (1, 22, None):
         table.add_column(width=width, overflow="fold")
-    table.add_row({"ok": " ", "warning": "!", "error": "x"}[finding.level], finding.name, plain(finding.value))
+    table.add_row({"ok": " ", "warning": "!", "error": "x"}[finding.level], finding.name, one_line(finding.value))
     return table

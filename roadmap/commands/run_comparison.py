@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from roadmap.commands.tables import Column, plain, print_table
+from roadmap.commands.tables import Column, print_table
+from roadmap.config.names import one_line
 from roadmap.config.schema import SpecError
 from roadmap.records.listing import RunState
 
@@ -35,7 +36,7 @@ def print_comparison(first: RunState, second: RunState, wide: bool) -> None:
     for run in (first, second):
         if run.record is None:
             reason = run.problem or "the run has no record yet"
-            raise SpecError(f"{run.folder}: {plain(reason)}; only runs with a record can be compared")
+            raise SpecError(f"{run.folder}: {one_line(reason)}; only runs with a record can be compared")
     a, b = first.record or {}, second.record or {}
     print(f"A: {first.name}\nB: {second.name}\n")
     fields = differing_fields(a["config"], b["config"])
@@ -62,7 +63,7 @@ def differing_fields(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[st
     values_a, values_b = dict(_flatten(a)), dict(_flatten(b))
     names = dict.fromkeys([*values_a, *values_b])
     pairs = {name: (values_a.get(name, "-"), values_b.get(name, "-")) for name in names}
-    return {plain(name): pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    return {one_line(name): pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -70,7 +71,7 @@ def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         for key, item in value.items():
             yield from _flatten(item, f"{path}.{key}" if path else str(key))
     else:
-        yield path, plain(value if isinstance(value, str) else json.dumps(value))
+        yield path, one_line(value if isinstance(value, str) else json.dumps(value))
 
 
 def _result(a: Any, b: Any) -> tuple[str, str, str]:
@@ -84,4 +85,4 @@ def _format(value: Any) -> str:
         return ""
     if isinstance(value, int | float):
         return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}".rstrip("0").rstrip(".")
-    return plain(value)
+    return one_line(value)

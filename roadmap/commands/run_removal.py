@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from roadmap.commands.tables import format_size, plain
+from roadmap.commands.tables import format_size
+from roadmap.config.names import one_line
 from roadmap.config.schema import SpecError
 from roadmap.records.listing import RUN_NAME, RUNNING, WAITING, RunState, size_on_disk
 from roadmap.runtime import lock
@@ -33,7 +34,7 @@ def remove_runs(runs_folder: Path, runs: Sequence[RunState], yes: bool) -> int:
     sizes = [size_on_disk(run.folder) for run in runs]
     for run, size in zip(runs, sizes, strict=True):
         studies = f", of {', '.join(run.studies)}" if run.studies else ""
-        print(f"{run.folder}  ({run.status}{plain(studies)}, {format_size(size)})")
+        print(f"{run.folder}  ({run.status}{one_line(studies)}, {format_size(size)})")
     total = f"{len(runs)} run{'s' if len(runs) != 1 else ''}, {format_size(sum(sizes))}"
     if not os.access(runs_folder, os.W_OK | os.X_OK):
         raise SpecError(f"--remove: {runs_folder} is not a writable folder; nothing was removed")

@@ -16,7 +16,8 @@ from typing import Any
 
 from roadmap.commands.run_comparison import print_comparison
 from roadmap.commands.run_removal import remove_runs
-from roadmap.commands.tables import Cell, Column, format_age, format_size, plain, print_table
+from roadmap.commands.tables import Cell, Column, format_age, format_size, print_table
+from roadmap.config.names import one_line, printable
 from roadmap.config.schema import SpecError
 from roadmap.records.listing import (
     DAMAGED,
@@ -181,11 +182,11 @@ def _find_run(runs: Sequence[RunState], text: str) -> RunState:
         found = [run for run in runs if _hash(run).startswith(short[1]) and run.seed == int(short[2])]
     found = found or [run for run in runs if text and text in run.name]
     if not found:
-        raise SpecError(f"{plain(text)}: no such run; `roadmap runs` lists all runs")
+        raise SpecError(f"{one_line(text)}: no such run; `roadmap runs` lists all runs")
     if len(found) > 1:
         names = ", ".join(run.name for run in found[:3])
         more = ", ..." if len(found) > 3 else ""
-        raise SpecError(f"{plain(text)}: means {len(found)} runs ({names}{more}); give more of the name")
+        raise SpecError(f"{one_line(text)}: means {len(found)} runs ({names}{more}); give more of the name")
     return found[0]
 
 
@@ -211,7 +212,7 @@ def _print_list(runs: Sequence[RunState], listing: Listing, runs_folder: Path, w
         print("no run matches" if listing.runs else f"no runs in {runs_folder}")
     for run in runs:
         if run.status == DAMAGED:
-            print(f"damaged: {run.folder}: {plain(run.problem)}")
+            print(f"damaged: {run.folder}: {one_line(run.problem)}")
     for note in listing.notes:
         print(f"note: {note}")
 
@@ -219,7 +220,7 @@ def _print_list(runs: Sequence[RunState], listing: Listing, runs_folder: Path, w
 def distinguishing_settings(runs: Sequence[RunState]) -> dict[str, str]:
     """Return the setting of each run, by name, without the overrides that all runs have."""
     common = set(runs[0].setting).intersection(*(run.setting for run in runs)) if len(runs) > 1 else set()
-    return {run.name: plain(" ".join(word for word in run.setting if word not in common)) for run in runs}
+    return {run.name: one_line(" ".join(word for word in run.setting if word not in common)) for run in runs}
 
 
 def summarize_statuses(runs: Sequence[RunState]) -> str:
@@ -233,18 +234,18 @@ def _cells(run: RunState, setting: str, size: int) -> list[Cell]:
     record = run.record or {}
     return [
         run.status,
-        plain(run.step),
+        one_line(run.step),
         setting,
         str(run.seed),
         "" if run.top1 is None else f"{run.top1:.2f}",
         format_size(size) if run.changed is not None else "",
         "" if run.changed is None else format_age(time.time() - run.changed),
         _hash(run)[:HASH_DIGITS],
-        plain(record.get("data", "")),
-        plain(record.get("base", "")),
+        one_line(record.get("data", "")),
+        one_line(record.get("base", "")),
         _epochs(run),
-        plain(", ".join(run.studies)),
-        plain(run.problem or ""),
+        one_line(", ".join(run.studies)),
+        one_line(run.problem or ""),
     ]
 
 
@@ -289,4 +290,4 @@ def _print_log(run: RunState) -> None:
         lines = file.read().decode(errors="replace").splitlines()
     print(path)
     for line in lines[-LOG_LINES:]:
-        print("  " + plain(line))
+        print("  " + printable(line))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-DEFAULT_WIDTH = 80  # where the width of the terminal is not known
-GAP = 2  # blanks between two columns
+from roadmap.report.terminal import GAP, terminal_width
+
 Cell = str | Text | ProgressBar
 
 
@@ -31,19 +30,9 @@ class Column:
     wraps_at: int | None = None  # its texts may wrap into lines of this width
 
 
-def terminal_width() -> int:
-    """Return the width of the terminal in characters; `DEFAULT_WIDTH` where there is none."""
-    return max(20, shutil.get_terminal_size((DEFAULT_WIDTH, 24)).columns)
-
-
 def make_console(width: int | None = None) -> Console:
     """Return a console on standard output that prints texts as they are."""
     return Console(file=sys.stdout, width=width or terminal_width(), highlight=False, markup=False, emoji=False)
-
-
-def plain(text: object) -> str:
-    """Return a text from a file in one line, without control characters, which could change the terminal."""
-    return "".join(sign if sign.isprintable() else " " for sign in str(text))
 
 
 def choose_columns(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int | None) -> list[int]:

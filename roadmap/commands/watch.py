@@ -18,7 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from roadmap.commands.runs import distinguishing_settings, summarize_statuses
-from roadmap.commands.tables import Cell, Column, make_console, make_table, plain, terminal_width
+from roadmap.commands.tables import Cell, Column, make_console, make_table, terminal_width
+from roadmap.config.names import one_line
 from roadmap.config.schema import SpecError
 from roadmap.records.listing import (
     COMPLETED,
@@ -142,7 +143,9 @@ def _view(listing: Listing, wide: bool, height: int | None) -> Group:
 def _reasons(runs: Sequence[RunState]) -> list[str]:
     """Return why runs have no result, in one line each."""
     bad = [run for run in runs if run.status not in (*NOT_DONE, COMPLETED)]
-    lines = [f"{run.status}: {plain(run.step)} seed={run.seed}: {plain(run.problem)}" for run in bad[:NUM_REASONS]]
+    lines = [
+        f"{run.status}: {one_line(run.step)} seed={run.seed}: {one_line(run.problem)}" for run in bad[:NUM_REASONS]
+    ]
     return [*lines, f"... and {len(bad) - NUM_REASONS} more"] if len(bad) > NUM_REASONS else lines
 
 
@@ -154,7 +157,7 @@ def _cells(run: RunState, setting: str) -> list[Cell]:
     bar: Cell = ProgressBar(1.0, run.fraction, width=BAR_WIDTH, complete_style="cyan") if is_visible else ""
     return [
         Text(run.status, style=STYLES.get(run.status, "red")),
-        plain(run.step),
+        one_line(run.step),
         setting,
         str(run.seed),
         bar,
@@ -218,7 +221,7 @@ def _print_changes(before: Listing, after: Listing) -> None:
     settings = distinguishing_settings(after.runs) if after.runs else {}
     for run in after.runs:
         if known.get(run.name) != (run.status, _epoch(run)):
-            title = " ".join(filter(None, [plain(run.step), settings[run.name], f"seed={run.seed}"]))
+            title = " ".join(filter(None, [one_line(run.step), settings[run.name], f"seed={run.seed}"]))
             loss = _loss(run)
             parts = [
                 run.status,

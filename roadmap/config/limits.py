@@ -6,7 +6,7 @@ import dataclasses
 from math import isfinite
 from typing import Any
 
-from roadmap.config.names import is_label, printable
+from roadmap.config.names import LABEL_RULE, is_label, printable
 from roadmap.config.schema import SpecError
 
 LONGEST_TEXT = 1000  # characters of a text field
@@ -93,8 +93,7 @@ def check_limits(section: Any, prefix: str = "") -> None:
             _check_text(value, path)
         elif isinstance(value, dict):  # transforms
             for name, info in value.items():
-                message = "must be 1 to 80 printable characters in one line"
-                _require(is_label(info.label), f"{path}.{name}.label={printable(info.label, 100)}: {message}")
+                _require(is_label(info.label), f"{path}.{name}.label={printable(info.label, 100)}: {LABEL_RULE}")
         else:
             for number in value if isinstance(value, list) else [value]:
                 if isinstance(number, int | float) and not isinstance(number, bool):

@@ -64,6 +64,11 @@ def _message(error: BaseException, cause: BaseException) -> str:
     return _missing_config(outer) or _wrong_value(outer, inner) or re.sub(r"\s+", " ", inner.split("\n    full_key")[0])
 
 
+def unknown_launcher(name: str) -> str:
+    """Return the message for a launcher that is not supported."""
+    return f"hydra/launcher={name}: unknown; use {', '.join(LAUNCHERS)}, or leave hydra/launcher out"
+
+
 def _file_in_hydra(error: BaseException) -> Path | None:
     """Return the config file that Hydra was reading when the error was raised."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -78,8 +83,10 @@ def _missing_config(outer: str) -> str | None:
     if missing:
         group, name = missing.groups()
         if group == "hydra/launcher":
-            install = " (install it with pip install 'roadmap[slurm]' or 'roadmap[ray]')" if name in LAUNCHERS else ""
-            return f"hydra/launcher={name}: unknown{install}; use {', '.join(LAUNCHERS)}, or leave hydra/launcher out"
+            if name not in LAUNCHERS:
+                return unknown_launcher(name)
+            extra = "ray" if name == "ray" else "slurm"
+            return f"hydra/launcher={name}: is not installed; install it with pip install 'roadmap[{extra}]'"
         known = config_names(group) or re.findall(r"\n\t(\w+)(?=\n)", outer)
         included_by = re.match(r"In '(\w+/[^']+)'", outer)
         by = f" (in conf/{included_by[1]}.yaml)" if included_by else ""

@@ -24,6 +24,12 @@ def is_label(text: str) -> bool:
     return 1 <= len(text) <= 80 and text.isprintable() and bool(text.strip())
 
 
+def one_line(text: object) -> str:
+    """Return the text in one line, with single spaces instead of line breaks, tabs and other signs that cannot be
+    printed: these could change a table or the terminal."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split())
+
+
 def printable(text: str, longest: int = 1000) -> str:
     """Return `text` with escapes for control characters, such as \\n for a new line, and shortened."""
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -9,7 +9,7 @@ from hydra.core.config_store import ConfigStore
 
 from roadmap.config import paths
 from roadmap.config.files import config_names, read_yaml
-from roadmap.config.messages import LAUNCHERS, field_type, suggest
+from roadmap.config.messages import LAUNCHERS, field_type, suggest, unknown_launcher
 from roadmap.config.names import STUDY_RULE, is_study_name, printable
 from roadmap.config.schema import SpecError
 from roadmap.config.steps import check_files
@@ -72,8 +72,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
         if key == "hydra/launcher" and override[0] != "~":
             names = [name for name in value.split(",") if name not in (*LAUNCHERS, "basic")]
             if names and value.isprintable():
-                known_names = f"use {', '.join(LAUNCHERS)}, or leave hydra/launcher out"
-                raise SpecError(f"hydra/launcher={value}: unknown; {known_names}")
+                raise SpecError(unknown_launcher(value))
     _check_studies(overrides)
     check_files(list(overrides))
 

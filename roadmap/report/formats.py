@@ -6,7 +6,7 @@ from collections.abc import Container
 
 import pandas as pd
 
-from roadmap.analysis.study_records import one_line
+from roadmap.config.names import one_line
 from roadmap.report.columns import TEXT_HEADERS
 
 TEX_SIGNS = {

@@ -11,8 +11,8 @@ from roadmap.analysis import published, statistics
 from roadmap.analysis.agreement import Agreement, agreement, resolved_by_paper
 from roadmap.analysis.comparison import compare_gains, comparison_sentence, study_gains
 from roadmap.analysis.statistics import GAIN, LOSS, NOT_RESOLVED, Comparison
-from roadmap.analysis.study_records import one_line
 from roadmap.analysis.table import Records, Row, Study
+from roadmap.config.names import one_line
 from roadmap.config.schedule import REFERENCE_EPOCHS
 from roadmap.records.record import COMPLETED
 from roadmap.report.columns import format_interval
