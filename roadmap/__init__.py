@@ -59,9 +59,9 @@ def create_model(
 def load(source: str | Path, device: str = "auto") -> TrainedModel:
     """Return the trained network of a run, with its spec, its record, its classes and its preprocessing.
 
-    `source` is the folder of a run, as `experiments/runs/NAME`, any folder with its record.json and model.pt, or
-    `hf-hub:OWNER/NAME`, a repository on the Hugging Face hub with these two files. Raises ValueError, in one line, if
-    the run is not completed or if one of its files is missing or damaged.
+    `source` is the folder of a run (`experiments/runs/NAME`), another folder with its record.json and model.pt, or
+    `hf-hub:OWNER/NAME`: a repository on the Hugging Face hub with these two files. Raises ValueError with a one-line
+    message if the run is not completed or if one of its files is missing or damaged.
 
     Examples:
         >>> trained = load("experiments/runs/NAME")

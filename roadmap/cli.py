@@ -1,10 +1,11 @@
 """The command line: `python run_roadmap.py`, `python -m roadmap` and the console script `roadmap`.
 
 With Hydra overrides, one run or a sweep is composed, checked and trained. With a subcommand as the first argument
-(`report`, `cost`), that tool runs. Bad input ends with one line on standard error and exit code 2. An error that is
-not the user's shows its traceback, with exit code 1.
+(see `SUBCOMMANDS`), that subcommand runs. Bad input ends with one line on standard error and exit code 2. A bug shows
+its traceback, with exit code 1.
 
-This module imports only what takes no time, so that a signal during the other imports ends the command in order.
+This module itself imports only small modules. A signal during the slow imports, which follow, therefore ends the
+command with one line and exit code 75.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ SUBCOMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Run what `arguments` (by default those of the process) ask for and exit.
 
-    Exit codes: 0; 1 if a run failed or diverged, or an error of the system; 2 for bad input; 75 after a signal that
-    asked to stop.
+    Exit codes: 0; 1 if a run failed or diverged, or after an error of the operating system; 2 for bad input; 75 after a
+    stop signal.
     """
     exit_on_signal()
     prepare_streams()

@@ -1,4 +1,4 @@
-"""Trained networks for use: load a run, preprocess images as its evaluation did, and predict classes."""
+"""Inference with trained networks: load a run, preprocess images as its evaluation did, and predict classes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DAMAGED = (
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """The network of a run with its trained weights, and what is needed to use it."""
+    """The network of a run with its trained weights, spec, record and class names."""
 
     model: nn.Module  # in eval mode: normalized images (N,C,H,W) on its device -> logits (N,K)
     spec: RunSpec
@@ -54,7 +54,7 @@ class TrainedModel:
         return test_transform(self.spec.data, self.spec.recipe)
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """Return a PIL image as the run's evaluation prepares it: resized, cropped and normalized, float32 (C,H,W)."""
+        """Return a PIL image preprocessed as in the run's evaluation: resized, cropped, normalized; float32 (C,H,W)."""
         data = self.spec.data
         pixels: Tensor = self._transform(fit_size(data, image.convert(pil_mode(data))))
         mean, std = channel_stats(data)
@@ -62,7 +62,7 @@ class TrainedModel:
 
     @torch.no_grad()
     def predict(self, images: Image.Image | Tensor | Sequence[Image.Image | Tensor]) -> Tensor:
-        """Return the probability of each class, float32 (N,K) on the CPU, each row with the sum 1.
+        """Return the probability of each class, float32 (N,K) on the CPU. The sum of each row is 1.
 
         `images` is one image or several: PIL images, or results of `preprocess`, (C,H,W) or together (N,C,H,W). The
         arithmetic is that of the run's evaluation.
@@ -84,7 +84,7 @@ class TrainedModel:
 
 @contextmanager
 def evaluation_settings(fast_kernels: bool) -> Iterator[None]:
-    """Compute as the evaluation of a run does, then restore PyTorch's global settings."""
+    """Set kernels and precision as in the evaluation of a run, and restore the earlier settings at the end."""
     precision, tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     fast = cpu_kernels.enable(fast_kernels)
     torch.set_float32_matmul_precision("high")
@@ -100,11 +100,11 @@ def evaluation_settings(fast_kernels: bool) -> Iterator[None]:
 def load(source: str | Path, device: str = "auto") -> TrainedModel:
     """Return the trained network of a run.
 
-    `source` is the folder of a run, as `experiments/runs/NAME`, any folder with its record.json and model.pt, or
-    `hf-hub:OWNER/NAME` (`hf-hub:OWNER/NAME@REVISION`), a repository on the Hugging Face hub with these two files.
+    `source` is the folder of a run (`experiments/runs/NAME`), another folder with its record.json and model.pt, or
+    `hf-hub:OWNER/NAME` (`hf-hub:OWNER/NAME@REVISION`): a repository on the Hugging Face hub with these two files.
     `device` is `auto`, `cpu`, `cuda` or `mps`. The precision is that of the run.
 
-    Raises SpecError, in one line, if the run is not completed or if one of its files is missing or damaged.
+    Raises SpecError if the run is not completed or if one of its files is missing or damaged.
     """
     if device not in Device.__members__:
         raise SpecError(f"device={printable(device, 100)}: unknown; use one of {', '.join(Device.__members__)}")
@@ -159,7 +159,7 @@ def _download(source: str) -> Path:
         return Path(
             snapshot_download(repository, revision=revision or None, allow_patterns=["record.json", "model.pt"])
         )
-    except Exception as error:  # those of the HTTP client differ between the versions of huggingface_hub
+    except Exception as error:  # the errors of the HTTP client differ between versions of huggingface_hub
         reason = f"could not be downloaded ({_first_line(error)})"
         raise SpecError(f"{printable(source, 200)}: {reason}; check the name and the connection") from error
 
@@ -178,7 +178,7 @@ def _read_record(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _read_model(spec: RunSpec, path: Path, name: str) -> nn.Module:
-    """Return the network of `spec` with the weights in `path`; PyTorch's random numbers stay as they were."""
+    """Return the network of `spec` with the weights in `path`; PyTorch's random state is not changed."""
     if not path.is_file():
         raise SpecError(f"{name}: has no model.pt; train the run again with save_weights=true force=true")
     try:
@@ -205,12 +205,12 @@ def _shapes(weights: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def _precision(record: dict[str, Any]) -> Precision:
-    """Return the precision of the run; of a record that does not name it, the default of the device."""
+    """Return the precision of the run, or the default of the device if the record does not name it."""
     return Precision.__members__.get(record["device"]["precision"], Precision.auto)
 
 
 def _class_names(record: dict[str, Any], spec: RunSpec) -> list[str] | None:
-    """Return the names in the record, or those of the dataset if their number is that of the classes."""
+    """Return the class names in the record, else those of the dataset; None if their number is not `num_classes`."""
     names: Any = record.get("classes")
     if names is None:
         try:

@@ -39,7 +39,7 @@ def make_image_folder(folder: Path, classes: dict[str, int], size: int = 40) -> 
 
 
 class Result(NamedTuple):
-    """What a command printed, and its exit code."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -47,7 +47,7 @@ class Result(NamedTuple):
 
 
 def call_main(*arguments: str) -> Result:
-    """Call the command line in this process, in the current working folder. An error that is a bug passes through."""
+    """Call the command line in this process, in the current working folder. Errors that are bugs are raised."""
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     argv, out, err = sys.argv, io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):

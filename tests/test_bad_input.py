@@ -57,13 +57,13 @@ def test_a_value_that_would_be_changed_is_refused(override: str, message: str) -
 @pytest.mark.parametrize(
     "name", ["..", ".", "a/b", "'a b'", '"a b"', LONG, "é", "٣", "", "null", "-x", "{a: 1}", '"a\nb"']
 )
-def test_the_name_of_a_study_has_allowed_characters(name: str) -> None:
+def test_a_study_name_with_other_characters_is_refused(name: str) -> None:
     assert_refused(NAME, f"study={name}")
     assert_refused(NAME, "+study=roadmap", f"study={name}")
 
 
 @pytest.mark.parametrize("name", ["a", "1", "1e5", "true", "A-b_c.d", "x" * 64])
-def test_a_name_of_allowed_characters_is_taken_as_it_is(name: str) -> None:
+def test_a_study_name_with_allowed_characters_is_accepted(name: str) -> None:
     result = call_main(f"study={name}", "plan=true")
     assert result.code == 0 and f"\n{name}: 1 runs" in result.out
 
@@ -155,7 +155,7 @@ OTHER = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), OTHER, ids=[" ".join(words)[:40] for words, _ in OTHER])
-def test_other_bad_input_is_one_line_that_names_the_field(arguments: tuple[str, ...], message: str) -> None:
+def test_other_bad_input_gives_a_one_line_error_that_names_the_field(arguments: tuple[str, ...], message: str) -> None:
     assert_refused(message, *arguments)
 
 
@@ -183,7 +183,7 @@ def test_limits_are_documented() -> None:
         assert row.startswith(f"| {format_limit(largest)} |"), f"{path}: {format_limit(largest)}"
 
 
-# Numbers that each numeric field refuses. Composing takes a tenth of a second, so that the fast suite tests a part.
+# Numbers that each numeric field refuses. Composing takes a tenth of a second: the fast suite tests only some fields.
 WRONG = ("nan", "inf", "-inf", "-1", "1e300", "99999999999999999999999")
 FAST = {"network.width", "network.depths", "data.mean", "design.orders"}
 

@@ -86,7 +86,7 @@ def test_help_names_the_subcommands(tmp_path: Path) -> None:
 
 
 def test_an_error_of_the_code_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only errors of the configuration and of the operating system are one line; a ValueError of ours is a bug."""
+    """Only errors of the configuration and of the operating system are one line; other errors are bugs."""
 
     def fail(_arguments: list[str]) -> int:
         raise ValueError("list.remove(x): x not in list")
@@ -134,7 +134,7 @@ def test_an_encoding_without_the_characters_of_the_table(tmp_path: Path, monkeyp
 
 @pytest.mark.faults
 def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path) -> None:
-    """Whenever the signal comes: before the first import of a large package, in it, or when the command has begun."""
+    """The signal comes before, during or after the imports of large packages."""
     for delay in (0.1, 0.3, 0.6, 1.2):
         process = subprocess.Popen(
             [*WAYS["module"], "+step=gelu", "plan=true"],

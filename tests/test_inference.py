@@ -1,4 +1,4 @@
-"""roadmap.load: the trained network of a run computes what its evaluation computed; damaged runs are one line."""
+"""roadmap.load: the loaded network repeats the results of the evaluation; damaged runs give one-line errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OVERRIDES = ("+step=grn", "data=digits", "precision=fp32", *TINY)
 
 @pytest.fixture(scope="module")
 def trained_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run on digits that has learnt something; not to be changed."""
+    """Return the folder of a run on digits that is better than chance. Tests do not change it."""
     spec = make_spec(tmp_path_factory.mktemp("out"), *OVERRIDES, "budget.epochs=2", "budget.train_images=320")
     assert run(spec)["status"] == "completed"
     return run_folder(spec)
@@ -40,7 +40,7 @@ def trained_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(trained_folder: Path, tmp_path: Path) -> Path:
-    """A copy of it with only the two files that are needed."""
+    """Return a copy of `trained_folder` with only record.json and model.pt."""
     copy = tmp_path / "my run"
     copy.mkdir()
     for name in ("record.json", "model.pt"):
@@ -53,7 +53,7 @@ def images_of(trained: TrainedModel) -> list[tuple[Image.Image, int]]:
     return [test[i] for i in range(len(test))]  # type: ignore[arg-type]
 
 
-def test_a_loaded_network_is_correct_where_correct_npy_says_so(trained_folder: Path) -> None:
+def test_the_predictions_of_a_loaded_network_agree_with_correct_npy(trained_folder: Path) -> None:
     trained = roadmap.load(trained_folder, device="cpu")
     images, labels = zip(*images_of(trained), strict=True)
     probabilities = trained.predict(images)
@@ -191,7 +191,9 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_run_that_cannot_be_loaded_is_one_line(folder: Path, fault: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_cannot_be_loaded_gives_a_one_line_error(
+    folder: Path, fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     change, message = FAULTS[fault]
     change(folder)
     with pytest.raises(SpecError) as caught:
@@ -201,7 +203,7 @@ def test_a_run_that_cannot_be_loaded_is_one_line(folder: Path, fault: str, capsy
     assert "code of the file was run" not in capsys.readouterr().out
 
 
-def test_a_folder_that_does_not_exist_is_one_line(folder: Path) -> None:
+def test_a_folder_that_does_not_exist_gives_a_one_line_error(folder: Path) -> None:
     for path, message in (
         (folder.parent / "my rum", f"no such folder; did you mean {folder}?"),
         (folder / "x" / "y", "no such folder; give the folder of a run, as experiments/runs/NAME"),

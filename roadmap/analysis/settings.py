@@ -1,4 +1,4 @@
-"""Settings: the overrides that not all rows of a study have, as short texts for labels."""
+"""Settings for labels: the overrides that not all rows of a study have, as short text."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PATHS = re.compile(r"(?P<field>\+*(?:data\.root|weights)=)(?P<path>(?!timm/).*)"
 
 
 def settings_of(groups: Groups) -> dict[str, str]:
-    """Return by config hash the overrides of each group that not all groups have, as `budget.epochs=3`.
+    """Return the setting of each group by config hash: its overrides that not all groups have, as `budget.epochs=3`.
 
-    A path is left out, or only its last folders are there if two settings differ in nothing else. Equal texts mean
-    equal settings.
+    A path is left out. If two settings differ only in a path, its last folders are kept. Equal texts mean equal
+    settings.
     """
     overrides = {group[0]["config_hash"]: group[0]["setting"] for group in groups}
     common = set.intersection(*map(set, overrides.values()))

@@ -33,7 +33,7 @@ def _values_of_setting(rows: Sequence[Row], orders: Sequence[list[str]]) -> list
         for row in rows
     }
     if not {name for order in orders for name in order} <= all_transforms().keys():
-        return []  # a transform was removed since
+        return []  # a transform of the study no longer exists
     pairs = zip(orders[::2], orders[1::2], strict=True)  # an order and its reverse
     used = [pair for pair in pairs if all(accuracies.get(names) for order in pair for names in _prefixes(order))]
     if not used:

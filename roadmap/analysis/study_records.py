@@ -16,12 +16,12 @@ from roadmap.records.record import RUNS_FOLDER, InvalidRecordError, load_record
 
 Records = list[dict[str, Any]]
 MAX_NAMED = 10  # files of one kind in the notes of a report
-# Fields of the section `data` that do not decide the result, and are no part of a setting.
+# Fields of the section `data` that do not decide the result and are not part of a setting.
 NOT_IN_SETTING = ("data.download=", "data.workers=", "data.quick_")
 
 
 class StudyRecords(NamedTuple):
-    """What was read of a study."""
+    """The records of a study, and its damaged files."""
 
     manifest: Manifest
     records: Records  # with `correct`, the scores on the test images, and `setting`, a list of overrides
@@ -32,8 +32,8 @@ class StudyRecords(NamedTuple):
 def read_study_records(folder: Path, runs: Mapping[str, Sequence[str]] | None = None) -> StudyRecords:
     """Read the records of the study in `folder`: those of the runs in its study.json, or of `runs` alone.
 
-    `runs` has the overrides of each run by the name of its folder. Without a study.json, all records in the folder are
-    read; with a damaged one, all records that name the study. Raises SpecError if there is no record.
+    `runs` maps the name of a run's folder to its overrides. Without a study.json, all records in the folder are read;
+    with a damaged one, all records that name the study. Raises SpecError if there is no record.
     """
     if not folder.is_dir():
         raise SpecError(f"{folder}: no such folder; {suggest_studies(folder)}")
@@ -118,7 +118,7 @@ def _shortened(form: str, texts: Sequence[str]) -> list[str]:
 
 
 def suggest_studies(folder: Path) -> str:
-    """Return which studies there are beside `folder` or in `experiments`."""
+    """Return a hint that names the studies beside `folder` and in `experiments`."""
     places = (folder.parent, Path("experiments"))
     found = sorted({path.parent for place in places for path in _manifests(place)} - {folder})
     if not found:

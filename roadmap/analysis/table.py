@@ -87,8 +87,8 @@ class Study:
 def read_study(folder: Path, runs: Mapping[str, Sequence[str]] | None = None) -> Study:
     """Read the study in `folder`: the runs of its study.json, or, without that file, all records in the folder.
 
-    With `runs` (overrides by the name of the run's folder), only these runs. Files that cannot be used are left out,
-    and named in `problems`. Raises SpecError if there is no record.
+    With `runs` (overrides by the name of the run's folder), only these runs are read. Files that cannot be used are
+    left out and named in `problems`. Raises SpecError if there is no record.
     """
     manifest, records, num_unfinished, problems = read_study_records(folder, runs)
     study = analyze(folder.resolve().name, manifest, records, len(records) + num_unfinished)

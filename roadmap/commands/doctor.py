@@ -1,4 +1,4 @@
-"""The subcommand `roadmap doctor`: what is installed and found on this machine, and whether the program can be used."""
+"""The subcommand `roadmap doctor`: check the installation, the devices, the data and the folders of this machine."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def doctor_command(arguments: list[str]) -> int:
 
 
 def probe_torch() -> dict[str, Any]:
-    """Return what `roadmap.commands.torch_probe` finds, in a process of its own; {"failed": reason} if it fails."""
+    """Run `roadmap.commands.torch_probe` in a separate process; return its facts, or {"failed": reason}."""
     command = [sys.executable, "-m", "roadmap.commands.torch_probe"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
@@ -81,7 +81,7 @@ def _print(findings: list[Finding]) -> None:
     for finding in problems:
         console.print(f"  {finding.level}: {finding.name}: {one_line(finding.advice)}", soft_wrap=True)
     if num_errors:
-        console.print("the errors must be solved before runs can train")
+        console.print("fix the errors before you train runs")
 
 
 def _line(finding: Finding) -> Table:

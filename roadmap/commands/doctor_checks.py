@@ -1,4 +1,4 @@
-"""The checks of `roadmap doctor`: each returns findings and raises nothing that a broken machine causes."""
+"""The checks of `roadmap doctor`. They return findings, and report a broken installation instead of raising errors."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def check_torch(facts: dict[str, Any]) -> Iterator[Finding]:
     advice = errors.pop("CUDA", "") or errors.pop("GPUs", "")
     if not advice and has_driver and not facts["cuda"]:
         build = f"is built for CUDA {facts['cuda_build']}" if facts["cuda_build"] else "is built without CUDA"
-        advice = f"there is an NVIDIA driver, but PyTorch {build} and finds no GPU; install the PyTorch for this driver"
+        advice = f"there is an NVIDIA driver, but PyTorch {build} and finds no GPU; install PyTorch for this driver"
     value = "; ".join(facts["gpus"]) or "none"
     yield Finding("devices", "GPUs (CUDA)", value, *(("warning", advice) if advice else ()))
     yield Finding("devices", "MPS", "yes" if facts["mps"] else "no")
@@ -140,7 +140,7 @@ def check_data() -> Iterator[Finding]:
 
 
 def check_folders(folders: dict[str, Path]) -> Iterator[Finding]:
-    """Return whether the folders that runs write to can be written to, and their free space."""
+    """Return whether the folders that runs write to are writable, and their free space."""
     named = folders | {"data": DEFAULT_ROOT}
     try:
         named["temporary"] = Path(tempfile.gettempdir())
@@ -217,7 +217,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _short(path: Path) -> str:
-    """Return the path with ~ for the user's home folder, because the output is made for bug reports."""
+    """Return the path with ~ for the user's home folder, because users add the output to bug reports."""
     text = str(path)
     home = os.path.expanduser("~")  # noqa: PTH111 Path.home() raises an error for a user without a home
     return "~" + text[len(home) :] if home not in ("~", "/") and text.startswith(home + os.sep) else text

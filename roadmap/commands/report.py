@@ -27,7 +27,7 @@ def report_command(arguments: list[str]) -> int:
         "study",
         type=_study_folder,
         nargs="+",
-        help="folder of the study, as experiments/roadmap, or its name there; two of them to compare them",
+        help="folder of a study, such as experiments/roadmap, or its name in experiments; give two to compare them",
     )
     parser.add_argument(
         "--wide", action="store_true", help="print all columns, also those that do not fit the terminal"

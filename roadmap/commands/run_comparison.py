@@ -1,4 +1,4 @@
-"""How two runs differ: fields of their configs, results, and what they were made with."""
+"""Comparison of two runs: fields of their configs, results, versions, commits, machines and devices."""
 
 from __future__ import annotations
 

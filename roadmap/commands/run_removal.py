@@ -1,4 +1,4 @@
-"""Removal of runs: what is removed is printed first, and nothing outside of the folder of runs is touched."""
+"""Removal of runs. The runs are printed first, and nothing outside of the folder of runs is changed."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from roadmap.records.listing import RUN_NAME, RUNNING, WAITING, RunState, size_o
 from roadmap.runtime import lock
 from roadmap.runtime.exit_codes import EXIT_COMPLETED, EXIT_RUN_FAILED
 
-REMOVED_PREFIX = ".removed-"  # of a folder while its files are deleted
+REMOVED_PREFIX = ".removed-"  # of a folder's name while its files are deleted
 
 
 def remove_runs(runs_folder: Path, runs: Sequence[RunState], yes: bool) -> int:
-    """Print the runs and remove them, after a question unless `yes`; return the exit code.
+    """Print the runs, ask unless `yes`, remove them, and return the exit code.
 
-    Runs that are being trained stay. study.json keeps the name of a removed run: its study's command trains it again.
-    Raises SpecError, with nothing removed, where the question cannot be asked or the folder cannot be changed.
+    Runs that are being trained are not removed. study.json keeps the name of a removed run, so that the study's command
+    trains it again. Raises SpecError, with nothing removed, if the question cannot be asked or the folder is not
+    writable.
     """
     for run in runs:
         if run.status == RUNNING:
-            print(f"stays, because it is being trained: {run.name}")
+            print(f"not removed: {run.folder}: is being trained")
     runs = [run for run in runs if run.status not in (RUNNING, WAITING)]  # a waiting run has no files
     if not runs:
         print("no run to remove")
@@ -76,7 +77,7 @@ def remove_run(runs_folder: Path, folder: Path) -> bool:
 
 
 def _delete_leftovers(runs_folder: Path) -> None:
-    """Delete what an earlier removal that was stopped has left."""
+    """Delete the leftovers of earlier removals that were stopped."""
     for path in runs_folder.glob(f"{REMOVED_PREFIX}*"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -33,7 +33,7 @@ from roadmap.records.listing import (
 )
 from roadmap.runtime.exit_codes import EXIT_COMPLETED
 
-# The columns of a narrow terminal are left out in the order of `leaves`.
+# On a narrow terminal, columns are left out in the order of `leaves`.
 COLUMNS = [
     Column("status"),
     Column("step", wraps_at=21),
@@ -50,15 +50,15 @@ COLUMNS = [
     Column("note", leaves=1, wraps_at=60),
 ]
 AGE_UNITS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-LOG_LINES = 20  # at the end of a log
-HASH_DIGITS = 8  # of the 12, in the table
+LOG_LINES = 20  # printed from the end of a log
+HASH_DIGITS = 8  # shown in the table, of 12
 DESCRIPTION = "List the runs of a study or of a folder of experiments; compare or remove runs."
 EPILOG = """RUN is the name of a run's folder, a part of it that no other run has (HASH, HASH-seedN), or the folder.
 
 examples:
-  roadmap runs                                  all runs, those changed last first
+  roadmap runs                                  all runs, the last changed first
   roadmap runs roadmap --status failed          the failed runs of the study `roadmap`
-  roadmap runs --compare 56f43e5b-seed0 8a1c    which fields of two runs differ, and their results
+  roadmap runs --compare 56f43e5b-seed0 8a1c    fields in which two runs differ, and results
   roadmap runs --log 56f43e5b-seed0             the path and the end of a run's log
   roadmap runs --status failed --remove         remove the failed runs, after a question
 """
@@ -84,7 +84,7 @@ def runs_command(arguments: list[str]) -> int:
         message = "which runs? Name them, or select them with --status, --step, --seed, --older or --orphaned"
         raise SpecError(f"--remove: {message}")
     if options.orphaned and listing.notes:
-        raise SpecError(f"--orphaned: not known while a list of runs cannot be read: {listing.notes[0]}")
+        raise SpecError(f"--orphaned: unknown while a study file cannot be read: {listing.notes[0]}")
     chosen = [run for run in listing.runs if all(_fits(run, name, value) for name, value in filters.items())]
     if options.remove:
         named = [_find_run(listing.runs, text) for text in dict.fromkeys(options.remove)]
@@ -111,21 +111,21 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--out", type=Path, default=Path("experiments"), help="folder of experiments (default: %(default)s)"
     )
     parser.add_argument("--status", help=f"only these, separated by commas: {', '.join(STATUSES)}")
-    parser.add_argument("--step", help="only this step; with * for any text, as 'gelu*'")
+    parser.add_argument("--step", help="only this step; * stands for any text, as in 'gelu*'")
     parser.add_argument("--seed", help="only these seeds, separated by commas")
     parser.add_argument(
-        "--older", metavar="AGE", help="only runs without a change for this time, as 30min, 12h, 7d, 2w"
+        "--older", metavar="AGE", help="only runs that did not change for this time, as 30min, 12h, 7d, 2w"
     )
     parser.add_argument("--orphaned", action="store_true", help="only runs with a record that no study.json names")
-    parser.add_argument("--wide", action="store_true", help="all columns, also where the terminal is narrower")
-    parser.add_argument("--json", action="store_true", help="print JSON with everything that is known of the runs")
+    parser.add_argument("--wide", action="store_true", help="print all columns, also on a narrow terminal")
+    parser.add_argument("--json", action="store_true", help="print all fields of the runs as JSON")
     actions = parser.add_mutually_exclusive_group()
     actions.add_argument("--compare", nargs=2, metavar="RUN", help="show how two runs differ")
     actions.add_argument("--log", metavar="RUN", help=f"print the path of the run's log and its last {LOG_LINES} lines")
     actions.add_argument(
         "--remove", nargs="*", metavar="RUN", help="remove these runs, or those that the filters select"
     )
-    parser.add_argument("--yes", action="store_true", help="remove without a question")
+    parser.add_argument("--yes", action="store_true", help="do not ask before removing")
     return parser.parse_args(arguments)
 
 
@@ -171,7 +171,7 @@ def _is_orphaned(run: RunState) -> bool:
 
 
 def _find_run(runs: Sequence[RunState], text: str) -> RunState:
-    """Return the run that `text` means. Raises SpecError unless it is exactly one."""
+    """Return the run that `text` names. Raises SpecError unless exactly one run matches."""
     if "/" in text:
         folder = os.path.realpath(text)
         runs = [run for run in runs if os.path.realpath(run.folder) == folder]
@@ -186,7 +186,7 @@ def _find_run(runs: Sequence[RunState], text: str) -> RunState:
     if len(found) > 1:
         names = ", ".join(run.name for run in found[:3])
         more = ", ..." if len(found) > 3 else ""
-        raise SpecError(f"{one_line(text)}: means {len(found)} runs ({names}{more}); give more of the name")
+        raise SpecError(f"{one_line(text)}: matches {len(found)} runs ({names}{more}); give more of the name")
     return found[0]
 
 

@@ -1,4 +1,4 @@
-"""Tables on the terminal, as wide as it is: narrow terminals get fewer columns, in a stated order."""
+"""Tables that fit the width of the terminal: on a narrow terminal, columns are left out in a fixed order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Column:
 
     title: str
     justify: Literal["left", "right"] = "left"
-    leaves: int | None = None  # the column with the smallest number is left out first; None: it always stays
+    leaves: int | None = None  # the column with the smallest number is left out first; None: never left out
     wraps_at: int | None = None  # its texts may wrap into lines of this width
 
 
@@ -36,8 +36,8 @@ def make_console(width: int | None = None) -> Console:
 
 
 def choose_columns(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int | None) -> list[int]:
-    """Return the indices of the columns that fit in `width` characters; None: all of them. Columns that are empty in
-    every row are left out too."""
+    """Return the indices of the columns that fit in `width` characters; None: any width. A column with `leaves` that is
+    empty in every row is left out too."""
     chosen = [i for i, column in enumerate(columns) if column.leaves is None or any(_width(row[i]) for row in rows)]
     needed = {i: _column_width(columns[i], [row[i] for row in rows]) for i in chosen}
     while width is not None and _total({i: needed[i] for i in chosen}) > width:
@@ -57,7 +57,7 @@ def make_table(
     natural = {i: _column_width(columns[i], [row[i] for row in rows], wraps=False) for i in chosen}
     widths = {i: _column_width(columns[i], [row[i] for row in rows]) for i in chosen}
     spare = math.inf if width is None else width - _total(widths)
-    for i in chosen:  # texts that wrap get what is left, from the first column on
+    for i in chosen:  # columns whose texts wrap get the free width, the first column first
         widths[i] += int(min(natural[i] - widths[i], max(0, spare)))
         spare = math.inf if width is None else width - _total(widths)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, GAP - 1, 0, 0), pad_edge=False, header_style="bold")
@@ -75,7 +75,7 @@ def make_table(
 
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], wide: bool) -> None:
-    """Print the table as wide as the terminal, and name the columns that are left out; `wide`: all columns."""
+    """Print the table and name the columns that do not fit the terminal; with `wide`, print all columns."""
     width = None if wide else terminal_width()
     table, left_out, full_width = make_table(columns, rows, width)
     make_console(full_width if wide else width).print(table)

@@ -1,6 +1,6 @@
-"""What PyTorch finds on this machine, as JSON on standard output: `python -m roadmap.commands.torch_probe`.
+"""Probe of PyTorch: `python -m roadmap.commands.torch_probe` prints what PyTorch finds on this machine as JSON.
 
-`roadmap doctor` starts it in a process of its own, which a broken driver may end or block.
+`roadmap doctor` runs it in a separate process, because a broken driver may end or block the process.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def probe() -> dict[str, Any]:
-    """Return the version, devices, threads and the device and precision that `auto` takes; `errors` by topic."""
+    """Return the version, devices, threads and the device and precision that `auto` selects; `errors` by topic."""
     import torch
 
     facts: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads(), "gpus": [], "errors": {}}

@@ -1,4 +1,4 @@
-"""The subcommand `roadmap watch`: the runs of a study while they train."""
+"""The subcommand `roadmap watch`: show a live table of the runs of a study."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from roadmap.runtime.exit_codes import EXIT_COMPLETED
 from roadmap.runtime.progress import format_duration
 from roadmap.runtime.signals import Stopped
 
-# The columns of a narrow terminal are left out in the order of `leaves`.
+# On a narrow terminal, columns are left out in the order of `leaves`.
 COLUMNS = [
     Column("status"),
     Column("step", wraps_at=21),
@@ -70,7 +70,7 @@ def watch_command(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("experiments"), help="folder of experiments (%(default)s)")
     parser.add_argument("--once", action="store_true", help="print the table once and exit")
     parser.add_argument("--every", metavar="SECONDS", default="1", help="time between two updates (%(default)s)")
-    parser.add_argument("--wide", action="store_true", help="all columns, also where the terminal is narrower")
+    parser.add_argument("--wide", action="store_true", help="print all columns, also on a narrow terminal")
     options = parser.parse_args(arguments)
     interval = _interval(options.every)
     source = find_study(options.out, options.study)
@@ -115,7 +115,7 @@ def _is_over(listing: Listing) -> bool:
 
 
 def _view(listing: Listing, wide: bool, height: int | None) -> Group:
-    """Return the table, its totals and the notes. Where `height` lines are too few, running runs have precedence."""
+    """Return the table, its totals and the notes. If `height` lines are too few, running runs have precedence."""
     runs = listing.runs
     notes = [*_reasons(runs), *(f"note: {note}" for note in listing.notes)]
     num_rows = len(runs) if height is None else max(1, height - 6 - len(notes))
@@ -141,7 +141,7 @@ def _view(listing: Listing, wide: bool, height: int | None) -> Group:
 
 
 def _reasons(runs: Sequence[RunState]) -> list[str]:
-    """Return why runs have no result, in one line each."""
+    """Return the reasons of the first failed, diverged and damaged runs, one line each."""
     bad = [run for run in runs if run.status not in (*NOT_DONE, COMPLETED)]
     lines = [
         f"{run.status}: {one_line(run.step)} seed={run.seed}: {one_line(run.problem)}" for run in bad[:NUM_REASONS]
@@ -179,7 +179,7 @@ def _epoch(run: RunState) -> str:
 
 
 def _loss(run: RunState) -> float | None:
-    """Return the training loss: of this epoch so far, or of the last epoch."""
+    """Return the mean training loss of the current epoch so far, or that of the last epoch."""
     if run.progress is not None and run.status not in FINISHED:
         return run.progress.train_loss
     curve = (run.record or {}).get("curve") or [{}]
@@ -188,7 +188,7 @@ def _loss(run: RunState) -> float | None:
 
 
 def _totals(runs: Sequence[RunState]) -> str:
-    """Return the counts, the part of the training that is done and, where it can be estimated, the time left."""
+    """Return the counts, the completed part of the training and, if it can be estimated, the time left."""
     if not runs:
         return "no runs"
     done = sum(1.0 if run.status not in NOT_DONE else run.fraction for run in runs) / len(runs)
@@ -198,9 +198,10 @@ def _totals(runs: Sequence[RunState]) -> str:
 
 
 def estimate_seconds_left(runs: Sequence[RunState]) -> float | None:
-    """Return the time until all runs have a result, if as many as now go on at once; None where it is not known.
+    """Return the estimated seconds until all runs have a result; None if they are unknown.
 
-    A run that has not started takes as long as the mean of the completed and running ones.
+    The estimate assumes that the number of runs that train at once does not change, and that a run that has not started
+    takes the mean time of the completed and running runs.
     """
     running = [run.progress for run in runs if run.status == RUNNING and run.progress is not None]
     left = [progress.seconds_left for progress in running if progress.seconds_left is not None]

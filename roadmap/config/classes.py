@@ -1,4 +1,4 @@
-"""Names of the classes of the datasets that are no class folders, in the order of their labels."""
+"""Class names of the embedded and downloadable datasets, in the order of their labels."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def to_spec(config: DictConfig) -> RunSpec:
     _refuse_missing_values(spec)
     for name in spec.transforms:
         all_transforms()[name]  # raises SpecError for an entry without a file of its own
-    for section in ("data", "base", "recipe"):  # first, because fields of the network and the budget follow theirs
+    for section in ("data", "base", "recipe"):  # first, because fields of the network and the budget take their values
         check_limits(getattr(spec, section), f"{section}.")
     check_limits(spec)
     check_conflicts(list(spec.transforms))
@@ -110,7 +110,7 @@ def to_spec(config: DictConfig) -> RunSpec:
 
 
 def _scale_network(spec: RunSpec) -> None:
-    """Multiply the width and the depths by the factors of the base, rounded to whole channels and blocks."""
+    """Multiply the width and the depths by the factors of the base, and round to whole channels and blocks."""
     base, network = spec.base, spec.network
     width = round(network.width * base.width_factor)
     message = f"leaves no channel of network.width={network.width}; use a larger factor"
@@ -122,7 +122,7 @@ def _scale_network(spec: RunSpec) -> None:
 
 
 def _refuse_missing_values(section: Any, prefix: str = "") -> None:
-    """Raise SpecError for a required field without a value; OmegaConf leaves its mark in a section that was removed."""
+    """Raise SpecError for a required field without a value: OmegaConf leaves MISSING in a section that was removed."""
     for field in dataclasses.fields(section):
         value, path = getattr(section, field.name), f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value):

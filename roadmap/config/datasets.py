@@ -45,7 +45,7 @@ class KnownDataset:
 
     source: Source
     num_classes: int | None = None  # None: the number of class folders
-    classes: tuple[str, ...] = ()  # names of the classes, in the order of their labels; empty: unknown, or the folders
+    classes: tuple[str, ...] = ()  # in the order of their labels; empty: unknown, or the names of the folders
     # The other fields belong to downloadable datasets.
     files_in_root: tuple[str, ...] = ()  # files (also with the ending .gz) and folders; all of them are needed
     folders: tuple[str, ...] = (".",)  # where they can be, relative to data.root or absolute; the first match is used
@@ -118,7 +118,7 @@ def complete_data_spec(data: DataSpec) -> DataSpec:
 def class_names(data: DataSpec) -> list[str] | None:
     """Return the names of the classes in the order of their labels, or None if they are unknown.
 
-    Those of a dataset of class folders are the names of the folders. Raises SpecError if these cannot be read.
+    In a dataset of class folders these are the names of the folders. Raises SpecError if the folders cannot be read.
     """
     known = KNOWN_DATASETS.get(data.name)
     if known is not None and known.source is Source.folder:

@@ -1,4 +1,4 @@
-"""Fields of the data that have no effect on a dataset: they are refused, because they would change the run's hash."""
+"""Check for fields of the data that have no effect on the dataset. They would change the hash of the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ARRAYS = ("digits", "fashion_mnist", "cifar10", "cifar100")  # datasets that are
 
 
 def check_effects(data: DataSpec) -> None:
-    """Raise SpecError for a field that is set and that the reader of this dataset does not use."""
+    """Raise SpecError for a field that is set although the reader of this dataset does not use it."""
     known = KNOWN_DATASETS.get(data.name)
     reader = data.name.split("/")[0].lower() if known is None else known.source.value
     without_effect: list[str] = []

@@ -11,11 +11,11 @@ from roadmap.config import paths
 from roadmap.config.names import printable
 from roadmap.config.schema import SpecError
 
-GLOBAL_PACKAGE = "# @package _global_"  # Hydra puts the fields of a file with this header where their paths say
+GLOBAL_PACKAGE = "# @package _global_"  # with this header, the fields of a file are paths from the root of the config
 
 
 def shown_path(path: Path) -> str:
-    """Return a path for a message: relative to the working directory where it is below it."""
+    """Return a path for a message, relative to the working directory if it is inside of it."""
     try:
         return str(path.relative_to(Path.cwd()))
     except (ValueError, OSError):
@@ -28,7 +28,7 @@ def config_names(group: str) -> list[str]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the fields of a YAML file. Raises SpecError, which names the file, where it cannot be read."""
+    """Return the fields of a YAML file. Raises SpecError with the name of the file if it cannot be read."""
     try:
         if path.exists() and not path.is_file():
             raise SpecError(f"{shown_path(path)}: is not a file; delete it")
@@ -45,7 +45,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_global_yaml(path: Path) -> dict[str, Any]:
-    """Return the fields of a YAML file whose first line has to be GLOBAL_PACKAGE."""
+    """Return the fields of a YAML file. Raises SpecError also if the header GLOBAL_PACKAGE is missing."""
     content = read_yaml(path)
     lines = path.read_text(encoding="utf-8").splitlines()
     comments = [line.replace(" ", "") for line in lines if line.startswith("#")]
@@ -67,7 +67,7 @@ def yaml_reason(error: BaseException) -> str:
 
 
 def circular_files() -> list[str]:
-    """Return the files of `conf/` that include themselves, directly or through others; those in error are skipped."""
+    """Return the files of `conf/` that include themselves, directly or through others; damaged files are skipped."""
     includes: dict[str, list[str]] = {}
     for path in sorted(paths.CONF.glob("*/*.yaml")):
         try:

@@ -1,6 +1,6 @@
 """Folders of images: `data.root` contains a folder per split, and each of them a folder per class.
 
-A name that begins with a dot is hidden: hidden folders are no classes, and hidden files no images. Reading this module
+A name that begins with a dot is hidden. Hidden folders are not classes, and hidden files are not images. This module
 does not import torch.
 """
 
@@ -20,7 +20,7 @@ MAX_NAMES = 5  # in an error message
 
 
 def complete_folder(data: DataSpec) -> DataSpec:
-    """Return `data` with the number of classes, which is that of the class folders.
+    """Return `data` with the number of classes, which is the number of class folders.
 
     Raises SpecError if the folders are absent, cannot be read, or contradict each other or a field.
     """
@@ -63,7 +63,7 @@ def split_folder(data: DataSpec, split: str) -> Path:
 def class_folders(data: DataSpec, folder: Path) -> list[str]:
     """Return the sorted names of the class folders in the folder of a split.
 
-    Raises SpecError if there is none, if images lie outside of them, and if one is a link to another.
+    Raises SpecError if there is none, if images lie outside of them, and if one is a link to images of the same split.
     """
     classes: list[str] = []
     images: list[str] = []
@@ -118,7 +118,7 @@ def is_folder(path: Path | str) -> bool:
 
 
 def names_of(names: list[str]) -> str:
-    """Return the first names for a message."""
+    """Return the first names, and the number of the others, as text for a message."""
     shown = ", ".join(printable(name, 40) for name in names[:MAX_NAMES])
     return shown if len(names) <= MAX_NAMES else f"{shown} and {len(names) - MAX_NAMES} more"
 

@@ -11,7 +11,7 @@ from roadmap.config.schema import SpecError
 
 LONGEST_TEXT = 1000  # characters of a text field
 MAX_SWEEP_RUNS = 10_000  # runs of one command
-# Field -> largest value. Smaller limits of a field, such as the size of the dataset, are checked elsewhere.
+# Field -> largest value. Limits that depend on other values, such as the size of the dataset, are checked elsewhere.
 LARGEST: dict[str, float] = {
     "network.depths": 1_000,
     "network.width": 2_048,

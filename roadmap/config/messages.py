@@ -24,10 +24,10 @@ LAUNCHERS = ("submitit_slurm", "submitit_local", "ray")  # hydra/launcher=...; s
 
 
 def is_config_error(error: BaseException) -> bool:
-    """Return whether the user's input caused the error: it is of CONFIG_ERRORS, or Hydra or OmegaConf raised it.
+    """Return whether the user's input caused the error: its type is in CONFIG_ERRORS, or Hydra or OmegaConf raised it.
 
-    For some mistakes they raise a plain ValueError or AssertionError, and for a damaged file an error of YAML. One of
-    our own code is a bug.
+    For some mistakes these raise a plain ValueError or AssertionError, and for a damaged file an error of YAML. The
+    same errors from our own code are bugs.
     """
     if isinstance(error, CONFIG_ERRORS):
         return True
@@ -159,7 +159,7 @@ def suggest(name: str, known: list[str]) -> str:
 
 
 def field_paths(section: str) -> list[str]:
-    """Return the paths of the fields in a section of the schema; of the sections themselves for an unknown section."""
+    """Return the paths of the fields in a section of the schema; for an unknown section, those of the top level."""
     schema = field_type(section) if section else RunSpec
     if not dataclasses.is_dataclass(schema):
         section, schema = "", RunSpec

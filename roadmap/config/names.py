@@ -25,12 +25,12 @@ def is_label(text: str) -> bool:
 
 
 def one_line(text: object) -> str:
-    """Return the text in one line, with single spaces instead of line breaks, tabs and other signs that cannot be
-    printed: these could change a table or the terminal."""
+    """Return the text in one line, with single spaces instead of line breaks, tabs and other characters that cannot be
+    printed. Such characters could break a table or the terminal."""
     return " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split())
 
 
 def printable(text: str, longest: int = 1000) -> str:
-    """Return `text` with escapes for control characters, such as \\n for a new line, and shortened."""
+    """Return `text` with escapes for control characters, such as \\n for a new line; at most `longest` characters."""
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     return escaped if len(escaped) <= longest else f"{escaped[: longest - 4]} ..."

@@ -15,7 +15,7 @@ from roadmap.config.schema import SpecError
 from roadmap.config.steps import check_files
 
 NETWORK_OVERRIDE = re.compile(r"\+\+?(step|transform|ingredient)=")
-# Options of Hydra that this command line takes. An option with a value: as the next word, or after "=".
+# Options of Hydra that this command line accepts. The value of an option is the next word, or follows "=".
 OPTIONS = (
     "--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r",
     "--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn", "--config-dir",
@@ -51,7 +51,7 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Raise SpecError for overrides to which Hydra gives another meaning than the user, or an unclear message."""
+    """Raise SpecError for overrides that Hydra would misunderstand, or refuse with an unclear message."""
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         if re.match(r"hydra\b", key) and not HYDRA_OVERRIDE.fullmatch(key):

@@ -25,7 +25,7 @@ class Schedule:
 
 
 def make_schedule(recipe: RecipeSpec, budget: BudgetSpec, num_train: int | None = None) -> Schedule:
-    """Return `recipe` scaled to `budget`; with the number of training images, a batch of budget=smoke fits them.
+    """Return `recipe` scaled to `budget`. The batch of budget=smoke is reduced to at most `num_train` images.
 
     The epochs of the recipes keep their ratio (90 to 300) unless `budget.equal_epochs` is set. Warm-up and decay keep
     their fractions of the run. The learning rate is proportional to the batch size (Goyal et al. 2017), times
@@ -49,8 +49,8 @@ def make_schedule(recipe: RecipeSpec, budget: BudgetSpec, num_train: int | None 
 
 
 def fit_to_dataset(budget: BudgetSpec, name: str, available: int) -> int | None:
-    """Return the field `name` of the budget (train_images, test_images or batch_size), at most `available` where it has
-    the number of budget=smoke, which checks any dataset. Other numbers are the user's: they are not changed."""
+    """Return the field `name` of the budget: train_images, test_images or batch_size. The number of budget=smoke is
+    reduced to `available`, so that smoke works with every dataset. Numbers that the user set are not changed."""
     value: int | None = getattr(budget, name)
     is_of_smoke = budget.name == "smoke" and value is not None and value == _smoke_budget().get(name)
     return min(value, available) if is_of_smoke and value is not None else value

@@ -1,6 +1,6 @@
-"""The files of conf/step, conf/transform and conf/ingredient: what they say, and what is wrong with them.
+"""Readers of the files in conf/step, conf/transform and conf/ingredient.
 
-A file that cannot be used is left out and kept with its error, so that it matters only to a command that uses it.
+A file that cannot be used is left out, and its error is kept. Only a command that uses the file raises the error.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Value = TypeVar("Value")
 
 
 class Files(dict[str, Value]):
-    """File name -> what the file says; `errors` has the files that cannot be used."""
+    """File name -> content of the file; `errors` has the files that cannot be used."""
 
     def __init__(self, group: str, values: Iterable[tuple[str, Value]] = ()) -> None:
         super().__init__(values)
@@ -143,7 +143,7 @@ def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_steps(transforms: Files[Transform]) -> Files[Step]:
-    """Return every step of conf/step; a step that includes one that cannot be used has the error of that one."""
+    """Return every step of conf/step. If a step cannot be used, the steps that include it have the same error."""
     files = {path.stem: path for path in _files("step")}
     steps: Files[Step] = Files("step")
     chain: list[str] = []  # steps that are being read: each includes the next one

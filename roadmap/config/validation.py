@@ -42,7 +42,7 @@ def check_fraction(value: float, name: str, *, one: bool = False) -> None:
 def check_writable(name: str, folder: str | Path, below: str = "") -> None:
     """Raise SpecError, naming the field or option `name`, unless `folder` can be created or is a writable folder.
 
-    With `below`, the same must hold for this folder in it.
+    With `below`, the same must hold for this subfolder.
     """
     try:
         path = (Path(folder) / below).absolute()
@@ -58,7 +58,7 @@ def check_writable(name: str, folder: str | Path, below: str = "") -> None:
 
 
 def validate_sizes(spec: NetworkSpec) -> None:
-    """Raise SpecError unless the depths and the width are those of a network; before and after they are scaled."""
+    """Raise SpecError unless the depths and the width are possible; called before and after they are scaled."""
     check_depths(spec.depths, "network.depths")
     require(spec.width >= 1, "network.width", spec.width, "must be a positive number of channels")
 
@@ -90,7 +90,7 @@ def validate_network(spec: NetworkSpec) -> None:
 
 
 def validate_base(spec: BaseSpec) -> None:
-    """Raise SpecError unless the numbers of the base are those of networks, and its factors are positive."""
+    """Raise SpecError unless the depths and widths of the base are possible and its factors are positive."""
     for name in ("depths", "swin_depths", "reference_depths"):
         check_depths(getattr(spec, name), f"base.{name}")
     for name in ("width", "swin_width", "wide_width", "start_width", "reference_heads"):
@@ -181,7 +181,7 @@ def _validate_recipe(recipe: RecipeSpec) -> None:
 def rand_augment_settings(notation: str) -> dict[str, float]:
     """Return the settings of RandAugment in timm's notation, such as {"m": 9.0} for rand-m9.
 
-    Raises SpecError for another notation. timm also knows settings (p, t, w) that this project does not use.
+    Raises SpecError for another notation. timm also has settings (p, t, w) that this project does not use.
     """
     start, *settings = notation.split("-")
     patterns = {"m": "[0-9]{1,3}", "n": "[1-9][0-9]?", "mmax": "[1-9][0-9]{,2}", "inc": "[01]"}
@@ -221,7 +221,7 @@ def _validate_budget(spec: RunSpec) -> None:
 
 
 def _validate_defaults(data: DataSpec) -> None:
-    """Raise SpecError for a field of the data whose value other sections take over."""
+    """Raise SpecError for an impossible value of the data's fields that are defaults of other sections."""
     require(data.in_chans in (1, 3), "data.in_chans", data.in_chans, "must be 1 (grey) or 3 (colour)")
     require(data.stem_stride in (1, 2, 4), "data.stem_stride", data.stem_stride, "must be 1, 2 or 4")
     has_classes = data.num_classes is None or data.num_classes >= 1

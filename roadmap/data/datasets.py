@@ -115,7 +115,7 @@ def read_fashion_mnist(data: DataSpec) -> Splits:
 
 
 def fit_size(data: DataSpec, image: Image.Image) -> Image.Image:
-    """Return an image of the dataset's files with the size that its reader gives it: Fashion-MNIST gets its border."""
+    """Return an image of the dataset with the size that its reader gives it; Fashion-MNIST gets 2 pixels of border."""
     if data.name == "fashion_mnist" and image.size == (28, 28):
         return ImageOps.expand(image, 2)
     return image

@@ -1,4 +1,4 @@
-"""Images in class folders, each real file once per class, as torchvision's ImageFolder reads and orders them."""
+"""Images in class folders, in the order of torchvision's ImageFolder. Each file counts once per class."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ class ClassFolders(ImageFolder):
 def find_images(data: DataSpec, class_folder: str, split: str) -> tuple[list[str], list[str]]:
     """Return the paths of the images of a class in torchvision's order, and the links that are left out.
 
-    Links are followed, but not to folders of `split` (a path without links) or to one that contains it, and each folder
-    and file counts once per class. Therefore links can neither multiply the images nor form a loop. Hidden folders and
-    files are left out, and files that are no regular files.
+    Links are followed, except those to a folder in `split` (a path without links) or to a folder that contains it. Each
+    folder and file counts once per class. Therefore links can neither multiply the images nor form a loop. Hidden
+    folders, hidden files and files that are not regular files are left out.
     """
     found: dict[str, list[str]] = {}  # folder -> names of its images
     linked: list[tuple[str, str, str]] = []  # folder, name, real path

@@ -3,9 +3,9 @@
 The convolutions of a network call this module. The kernel depends only on the shape, the dtype and the processor, so
 that runs repeat bit for bit. The thresholds were measured on one core of a Zen 4 with AVX512-BF16, with PyTorch 2.15.
 `python benchmarks/kernels.py` measures the speed-up of all kernels together. Feature maps are (N, C, H, W); the memory
-format channels_last is the fastest, and the results have it. On other devices than x86 CPUs, after `enable(False)`,
-and while a network is traced or exported, PyTorch's own functions compute everything: a traced network must not contain
-the choice that was made for one batch size.
+format channels_last is the fastest, and the results have it. PyTorch's own functions are used on devices other than x86
+CPUs, after `enable(False)`, and while a network is traced or exported. A traced network must not contain a kernel that
+was chosen for one batch size.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _fast = True
 
 
 def enable(fast: bool) -> bool:
-    """Switch the fast kernels on (the default) or off, for the whole process, and return what they were before."""
+    """Switch the fast kernels on (the default) or off, for the whole process, and return the previous setting."""
     global _fast
     before, _fast = _fast, fast
     return before
@@ -45,7 +45,7 @@ def _uses_fast_kernels(x: Tensor) -> bool:
 def is_traced() -> bool:
     """Return whether torch.export (also for ONNX and AOTInductor) or torch.jit.trace records the operations now.
 
-    torch.compile is not among them: it compiles again for another batch size where a kernel depends on it.
+    torch.compile is not included: it compiles again for another batch size if a kernel depends on the batch size.
     """
     return torch.jit.is_tracing() or torch.compiler.is_exporting()
 

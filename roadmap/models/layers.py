@@ -60,7 +60,7 @@ class Conv2d(nn.Conv2d):
     """A convolution over all channels, (N, C, H, W) -> (N, C', H', W'), computed by `cpu_kernels.conv2d`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if torch.jit.is_tracing():  # `cpu_kernels` compares sizes, which are tensors then
+        if torch.jit.is_tracing():  # `cpu_kernels` compares sizes, which are tensors during tracing
             return super().forward(input)
         return cpu_kernels.conv2d(input, self.weight, self.bias, self.stride[0], int(self.padding[0]))
 

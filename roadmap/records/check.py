@@ -1,6 +1,6 @@
-"""Checks of what was read from a disk: records, lists of runs and correct.npy. Every reader relies on them.
+"""Checks of the content of record.json, study.json and correct.npy. Every reader relies on them.
 
-`check_record` and `check_manifest` are the only places that know which fields readers need.
+Only `check_record` and `check_manifest` define which fields readers need.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ def _dict_of(check: Check) -> Check:
 
 
 def _fields(schema: Mapping[str, Any], absent: Mapping[str, Any] | None = None, only: bool = False) -> Check:
-    """Check the fields of a dict: those in `absent` may be missing or None, and with `only` it has no others."""
+    """Return a check of a dict's fields: those in `absent` may be missing or None; with `only`, others are invalid."""
     known = {**schema, **(absent or {})}
     return lambda value: not _problem(value, schema, absent or {}, "") and not (only and value.keys() - known.keys())
 
 
-# The fields of every record, and inside of them.
+# The fields of every record, and their own fields.
 FIELDS: dict[str, Any] = {
     "name": _is_text,
     "label": _is_text,
@@ -107,7 +107,7 @@ RESULTS: dict[str, Any] = {
     "device": {"name": _is_text, "precision": _is_text},
     "unreadable": _dict_of(_list_of(_is_text)),
 }
-# Fields that may be missing in any record: those of a later version, and those whose value can be infinite.
+# Fields that may be missing in any record: earlier versions do not write them, or their value can be infinite.
 OPTIONAL: dict[str, Any] = {
     "loss": _is_number,
     "plan": _dict_of(lambda _: True),
@@ -142,7 +142,7 @@ MANIFEST: dict[str, Any] = {
 
 
 def _are_orders(orders: list[list[str]]) -> bool:
-    """Return whether all are orders of the same names, and each has its reverse."""
+    """Return whether all are orders of the same names, and their number is even (each is followed by its reverse)."""
     return len(orders) % 2 == 0 and all(sorted(order) == sorted(set(orders[0])) for order in orders)
 
 
@@ -193,7 +193,7 @@ class Scores(NamedTuple):
     problem: str | None = None  # why correct.npy cannot be used
 
 
-# What NumPy raises for a damaged file; with mmap_mode, a header that promises too much is a ValueError.
+# What NumPy raises for a damaged file; with mmap_mode, a header with a too large shape is a ValueError.
 DAMAGED = (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, BadZipFile, TokenError)
 
 
@@ -204,9 +204,9 @@ def read_scores(folder: Path, top1: float | None) -> Scores:
         return Scores(accuracy)
     path = folder / "correct.npy"
     try:
-        if not path.is_file():  # a pipe would block
+        if not path.is_file():  # reading a pipe would block
             return Scores(accuracy, "is missing")
-        with warnings.catch_warnings(action="ignore"):  # of files of Python 2
+        with warnings.catch_warnings(action="ignore"):  # warnings about files of Python 2
             content = np.load(path, mmap_mode="r", allow_pickle=False)
     except DAMAGED:
         return Scores(accuracy, "cannot be read")

@@ -1,7 +1,7 @@
-"""What a run shows while it trains: its learning curve in history.csv and its position in progress.json.
+"""Files that show a run while it trains: its learning curve in history.csv and its position in progress.json.
 
 history.csv has one line per epoch, appended when the epoch is done. progress.json is replaced while the run trains and
-removed when its record is written. Neither is needed to resume, and a run continues where they cannot be written.
+removed when its record is written. Neither is needed to resume. If they cannot be written, the run continues.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import Any
 
 HISTORY_NAME, PROGRESS_NAME = "history.csv", "progress.json"
 HISTORY_FIELDS = ("epoch", "lr", "train_loss", "test_top1", "test_loss", "seconds")
-PROGRESS_INTERVAL_SECONDS = 2.0  # at least, between two versions of progress.json
+PROGRESS_INTERVAL_SECONDS = 2.0  # minimum time between two versions of progress.json
 
-Row = dict[str, Any]  # epoch, lr, train_loss and, of an evaluated epoch, test_top1 and test_loss
+Row = dict[str, Any]  # epoch, lr, train_loss and, for an evaluated epoch, test_top1 and test_loss
 
 
 class History:
-    """Writes history.csv of a run that trains."""
+    """Writer of the history.csv of a run that trains."""
 
     def __init__(self, folder: Path, curve: Sequence[Row]) -> None:
-        """Begin the file with the epochs of `curve`, which are those before a resume: lines of later epochs, which will
-        be trained again, are removed."""
+        """Begin the file with the epochs of `curve`, which are those before a resume. Lines of later epochs are
+        removed, because these epochs are trained again."""
         self.path = folder / HISTORY_NAME
         seconds = {row["epoch"]: row["seconds"] for row in read_history(folder)}
         self.rows = [row | {"seconds": seconds.get(str(row["epoch"]))} for row in curve]
@@ -59,7 +59,7 @@ def _line(row: Row) -> str:
 
 
 def read_history(folder: Path) -> list[dict[str, str]]:
-    """Return the complete lines of history.csv as texts by field, without those that are damaged; [] without a file."""
+    """Return the intact lines of history.csv, each as text by field; [] without a file."""
     try:
         text = (folder / HISTORY_NAME).read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -83,7 +83,7 @@ class Progress:
     seconds_left: float | None = None
     updated: float = field(default_factory=time.time)  # seconds since 1970
     pid: int = field(default_factory=os.getpid)  # of the process that trains
-    host: str = field(default_factory=platform.node)  # its machine
+    host: str = field(default_factory=platform.node)  # machine of this process
 
 
 def write_progress(folder: Path, progress: Progress) -> None:
@@ -98,7 +98,7 @@ def remove_progress(folder: Path) -> None:
 
 
 def _replace(path: Path, text: str) -> bool:
-    """Write `text` to `path` in one step, without waiting for the disk; return whether it was possible."""
+    """Write `text` to `path` atomically, but without fsync; return whether it could be written."""
     temporary = path.with_name(f".{path.name}.new")
     try:
         temporary.write_text(text, encoding="utf-8")

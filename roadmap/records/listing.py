@@ -1,7 +1,7 @@
-"""The runs of a folder of experiments and what each of them does now, read from their files.
+"""List of the runs of a folder of experiments, with the current status of each, read from their files.
 
-Nothing is written. A damaged file does not end the listing: its run is `damaged`, or there is a note. Imports neither
-torch nor Hydra.
+Nothing is written. A damaged file does not end the listing: its run is `damaged`, or a note names the file. Imports
+neither torch nor Hydra.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FRESH_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class RunState:
-    """A run of a listing. `folder` may not exist: then the run is waiting."""
+    """A run of a listing. If `folder` does not exist, the run is waiting."""
 
     folder: Path
     status: str  # one of STATUSES
@@ -43,7 +43,7 @@ class RunState:
     studies: tuple[str, ...] = ()  # those whose study.json names the run
     record: dict[str, Any] | None = None
     progress: Progress | None = None
-    history: list[dict[str, str]] = field(default_factory=list)  # lines of history.csv, only of a run without result
+    history: list[dict[str, str]] = field(default_factory=list)  # lines of history.csv, only for a run without result
     changed: float | None = None  # time of the last change of a file, seconds since 1970
     problem: str | None = None  # why the record cannot be read, or why the run failed or diverged
 
@@ -54,7 +54,7 @@ class RunState:
 
     @property
     def top1(self) -> float | None:
-        """Top-1 accuracy of the record or, of a run without result, of the last evaluation; percent."""
+        """Top-1 accuracy in percent: of the record or, for a run without result, of the last evaluation."""
         if self.record is not None and self.status in FINISHED:
             return self.record.get("top1")
         if self.progress is not None and self.progress.top1 is not None:
@@ -77,17 +77,17 @@ class RunState:
 
 @dataclass(frozen=True)
 class Listing:
-    """The runs that were asked for, and one line for each study.json that cannot be read."""
+    """The requested runs, and one line for each study.json that cannot be read."""
 
     runs: list[RunState]
     notes: list[str]
 
 
 class RunFolder:
-    """The folder of experiments `out`, or one study in it, read again with each `read`."""
+    """Reader of the folder of experiments `out`, or of one study in it. Each `read` returns the current state."""
 
     def __init__(self, out: Path, study: str | None = None) -> None:
-        """`study` None: the runs of all studies, and those that no study names."""
+        """Without `study`, read the runs of all studies and those that no study names."""
         self.out, self.study = out, study
         self.cache: dict[Path, tuple[tuple[int, int, int], dict[str, Any] | str]] = {}  # file's identity -> content
 
@@ -113,7 +113,7 @@ class RunFolder:
         return Listing(runs, notes)
 
     def _existing(self) -> list[str]:
-        """Return the names of the folders of runs. Links are not followed: a link is no run."""
+        """Return the names of the folders of runs. Links are not followed: a link is not a run."""
         try:
             found = [path for path in self.runs_folder.iterdir() if path.is_dir() and not path.is_symlink()]
         except FileNotFoundError:
@@ -197,7 +197,7 @@ def read_manifests(out: Path) -> tuple[dict[str, Manifest], list[str]]:
 
 
 def find_study(out: Path, study: str | None) -> RunFolder:
-    """Return the runs of `study`, a name in `out` or a folder; None: all runs of `out`.
+    """Return the reader of `study`, a name in `out` or a folder; for None, of all runs of `out`.
 
     Raises SpecError if there is no such folder or study, with the names of those that exist.
     """

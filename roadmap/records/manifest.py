@@ -48,7 +48,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     try:
         if not path.exists() and not path.is_symlink():
             return None
-        if path.is_file():  # a pipe would block
+        if path.is_file():  # reading a pipe would block
             content = json.loads(path.read_text(encoding="utf-8"))
         problem = check_manifest(content)
     except OSError as error:

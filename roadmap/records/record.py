@@ -98,7 +98,7 @@ def run_folder(spec: RunSpec) -> Path:
 
 
 class InvalidRecordError(Exception):
-    """A record.json that no reader can use; the message says why."""
+    """Error of a record.json that no reader can use. The message says why."""
 
 
 def load_record(folder: Path) -> dict[str, Any] | None:
@@ -108,7 +108,7 @@ def load_record(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / "record.json"
     try:
-        if not path.is_file():  # a pipe would block
+        if not path.is_file():  # reading a pipe would block
             return None
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -185,8 +185,8 @@ def new_record(spec: RunSpec, command: str) -> dict[str, Any]:
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write record.json atomically: a reader sees the old record or the complete new one. Then the run trains no more,
-    and its progress.json is deleted."""
+    """Write record.json atomically: a reader sees the old record or the complete new one. Then delete progress.json,
+    because the run no longer trains."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_nonfinite_to_none(record), indent=1, allow_nan=False, ensure_ascii=False)
     write_atomically(folder / "record.json", text.encode() + b"\n")

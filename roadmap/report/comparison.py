@@ -15,7 +15,7 @@ from roadmap.report.terminal import render_table, terminal_width
 from roadmap.report.wording import study_summary
 from roadmap.report.writer import replaced_together
 
-# Where columns do not fit the terminal, they are left out in this order; the first column stays.
+# Columns that do not fit the terminal are left out in this order. The first column is never left out.
 DROP_ORDER = (
     *("second: 95 % interval", "first: 95 % interval", "compared with", "second: verdict", "first: verdict"),
     *("both", "second: gain", "first: gain"),
@@ -26,7 +26,7 @@ def write_comparison(a: Path, b: Path, to: Path, width: int | None = None) -> st
     """Write compare.csv, .md, .png and .svg to the folder `to`; return the table and the paths as text.
 
     `width` is that of the returned table, by default that of the terminal. Raises SpecError if a study has no records,
-    or if the two studies have no comparison in common, and OSError as `write_report`.
+    or if the two studies have no comparison in common, and OSError like `write_report`.
     """
     from roadmap.report import figures
 

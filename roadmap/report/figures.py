@@ -40,11 +40,11 @@ REFERENCE = ("reference", "#777777")
 BEYOND = ("beyond the paper", "#d55e00")
 INK, FAINT, ERROR = "#222222", "#d9d9d9", "#b00020"
 STYLE = {"font.size": 10, "axes.edgecolor": INK, "text.color": INK, "svg.hashsalt": "roadmap"}
-STYLE |= {"text.parse_math": False}  # a dollar sign in a label is a dollar sign
+STYLE |= {"text.parse_math": False}  # a dollar sign in a label does not begin a formula
 STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "hatch.linewidth": 1.2}
 
 
-MAX_LABEL_LENGTH, MAX_LABEL_WIDTH, MAX_LABEL_LINES = 120, 40, 4  # of a row: characters, characters in a line, lines
+MAX_LABEL_LENGTH, MAX_LABEL_WIDTH, MAX_LABEL_LINES = 120, 40, 4  # of a label: characters, characters per line, lines
 USUAL_LABEL_WIDTH = 28  # characters; longer labels make the figure wider
 CHARACTER_INCHES, LINE_INCHES = 0.085, 0.165  # of the labels
 
@@ -106,7 +106,7 @@ def draw_comparison(table: pd.DataFrame, names: list[str], paths: list[Path]) ->
 
 
 def wrap_labels(labels: Sequence[str] | pd.Series) -> list[str]:
-    """Return the labels with line breaks where they are long; of a very long one, both ends, which tell rows apart."""
+    """Return the labels, long ones with line breaks. Of a very long label only both ends are kept: they differ."""
 
     def wrap(label: str) -> str:
         if len(label) > MAX_LABEL_LENGTH:
@@ -117,7 +117,7 @@ def wrap_labels(labels: Sequence[str] | pd.Series) -> list[str]:
 
 
 def _figure_size(labels: Sequence[str], width: float, row_height: float, margins: float) -> tuple[float, float]:
-    """Return width and height of a figure in inches; labels in long or many lines make it larger than usual.
+    """Return width and height of a figure in inches; labels with long lines or many lines make it larger.
 
     `row_height` is the usual height of a row, `margins` is the height above and below the rows.
     """
@@ -129,7 +129,7 @@ def _figure_size(labels: Sequence[str], width: float, row_height: float, margins
 
 @contextmanager
 def _figure_style() -> Iterator[None]:
-    """Use STYLE; a sign that the font does not have is drawn as a box, without a warning."""
+    """Use STYLE; a character that the font does not have is drawn as a box, without a warning."""
     with plt.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
         yield
@@ -163,7 +163,7 @@ def _draw_accuracy(axes: Any, table: pd.DataFrame, rows: list[Row]) -> None:
     span = max(high - low, 1.0)
     right = min(100.0, high + 0.15 * span) if high < 100 else 100.0 + 0.01 * span
     left = max(0.0, low - 0.15 * span)
-    left = 0.0 if left < 0.1 * right else left  # where it would seem to start at 0, it does
+    left = 0.0 if left < 0.1 * right else left  # an axis that starts just above 0 would seem to start at 0
     right_of_axes = axes.get_yaxis_transform()
     for y, (line, top1) in enumerate(zip(lines_of(table), seeds, strict=True)):
         colour, mean, num_seeds = _section(line)[1], line["top1_mean"], line["n_seeds"]

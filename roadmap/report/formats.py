@@ -28,7 +28,7 @@ TEX_SIGNS = {
     "|": r"\textbar{}",
     "…": r"\ldots{}",
 }
-# Signs that Markdown would not print; an escaped `<` does not begin an element of HTML.
+# Characters with a meaning in Markdown. An escaped `<` does not begin an HTML element.
 MARKDOWN_SIGNS = str.maketrans({sign: f"\\{sign}" for sign in "\\`*<[]~$"})
 
 

@@ -87,7 +87,7 @@ def make_sections(study: Study, lines: Sequence[Line], structure_of: StructureOf
 
 
 def _read_structure(network: dict[str, Any], structure_of: StructureOf | None) -> Structure | None:
-    """Return the structure of a network; None if it cannot be read: a missing diagram must not cost the report."""
+    """Return the structure of a network; None if it cannot be read, because the report is possible without it."""
     if structure_of is None:
         return None
     try:
@@ -128,7 +128,7 @@ def _config_files(before: dict[str, Any] | None, after: dict[str, Any]) -> list[
         changes = [*(("", name) for name in added), *(("removed: ", name) for name in removed)]
     files: list[tuple[str, str]] = []
     for prefix, name in changes:
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):  # not the name of a file
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):  # cannot be the name of a file
             continue
         for path in (paths.CONF / kind / f"{name}.yaml" for kind in ("transform", "ingredient")):
             if path.is_file():

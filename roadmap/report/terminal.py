@@ -1,4 +1,4 @@
-"""Tables on the terminal: as many columns as fit its width."""
+"""Tables of reports for the terminal, with as many columns as fit its width."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rich.text import Text
 from roadmap.records.record import COMPLETED
 from roadmap.report.columns import TEXT_HEADERS
 
-# Where columns do not fit, they are left out in this order; the first column stays. Columns that are not named here are
-# left out before them, the last one first.
+# Columns that do not fit are left out in this order. The first column is never left out. Columns that are not named
+# here are left out before these, the last one first.
 DROP_ORDER = (
     "paper GMACs", "images/s", "paper top-1 (%)", "params (M)", "seeds", "orders", "p (Holm)", "GMACs", "status",
     "verdict", "95 % interval", "gain", "Shapley value", "top-1 (%)",
@@ -41,7 +41,7 @@ def render_table(
 ) -> str:
     """Return a table of text cells with no line longer than `width`, and a line that names the columns left out.
 
-    `hint` says how to see them. The first column and the headers are wrapped where they do not fit.
+    `hint` says how to see these columns. The first column and the headers are wrapped if they do not fit.
     """
     first, *others = table.columns
     widths = {header: _longest_cell(table, header) for header in table.columns}
@@ -90,5 +90,5 @@ def _drop_order(table: pd.DataFrame, drop_order: Sequence[str]) -> list[str]:
     headers = list(table.columns[1:])
     order = [header for header in reversed(headers) if header not in drop_order]
     if "status" in headers and set(table["status"]) == {COMPLETED}:
-        order.append("status")  # it says the same in each row
+        order.append("status")  # it is the same in each row
     return order + [header for header in drop_order if header in headers and header not in order]

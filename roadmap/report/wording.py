@@ -70,7 +70,7 @@ def notes(study: Study) -> list[str]:
         lines += _comparison_notes(study)
     lines += unchanged_lines(study)
     devices = {tuple(filter(None, (r["device"]["name"], r["device"]["precision"]))) for r in records if r.get("device")}
-    if any(devices):  # a run that failed early has no name of a device
+    if any(devices):  # a run that failed early has no device name
         lines.append(f"Trained on {'; '.join(sorted(', '.join(device) for device in devices if device))}.")
     rows = {(record["config"]["base"]["paper_table"], record["name"]) for record in records}
     if any((10, step) in rows for _, step in published.MISPRINTS):

@@ -44,10 +44,10 @@ def write_report(
     `structure_of` returns the structure of a network from the fields in a record's `config["network"]`, or None for a
     reference network; `roadmap.models.inspection.structure_of_config` does. The page draws the networks with it.
     Without it, the page has no diagrams. With `runs` (see `read_study`) the report covers only these runs. `width` is
-    that of the returned tables, by default that of the terminal.
+    the width of the returned tables, by default that of the terminal.
 
     Raises SpecError if the study has no records, and OSError with the path `to` if the report cannot be written; then
-    the files of an earlier report are as they were.
+    the files of an earlier report are not changed.
     """
     from roadmap.report import figures, page
 
@@ -91,7 +91,7 @@ def write_report(
 
 @contextmanager
 def replaced_together(to: Path) -> Iterator[Path]:
-    """Yield an empty folder; at the end its files replace those in the folder `to`, without an error in between.
+    """Yield an empty folder. At the end its files replace those in the folder `to`, unless an error was raised.
 
     Raises OSError with the path `to`.
     """

@@ -13,7 +13,7 @@ def write_atomically(path: Path, content: bytes, before_replacing: Callable[[], 
     """Write `content` to `path` so that a reader sees either the old file or the complete new one.
 
     The content is on the disk (fsync) before the file gets its name; `before_replacing` is called between the two.
-    Raises OSError, which names `path`; then the old file stays.
+    Raises OSError, which names `path`; then the old file is kept.
     """
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

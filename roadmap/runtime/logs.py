@@ -53,7 +53,7 @@ def write_line(file: TextIO | None, text: str) -> None:
 
 @contextmanager
 def also_log_to(path: Path) -> Iterator[TextIO | None]:
-    """Append the package's messages of rank zero to the file too, and yield it; None if it cannot be opened."""
+    """Append the messages of rank zero also to the file `path`, and yield the file; None if it cannot be opened."""
     file: TextIO | None = None
     with suppress(OSError):
         file = path.open("a", encoding="utf-8") if is_rank_zero() else None
@@ -73,10 +73,10 @@ def also_log_to(path: Path) -> Iterator[TextIO | None]:
 def configure_logging(console: TextIO | None = None) -> None:
     """Send the package's messages to standard output and, in a run whose standard output is its log, to `console`.
 
-    Messages of level DEBUG are for the log of such a run alone.
+    Messages of level DEBUG are written only to the log of such a run.
     """
     for handler in [handler for handler in logger.handlers if isinstance(handler, _LineHandler)]:
         logger.removeHandler(handler)
     logger.addHandler(_LineHandler(console))
     logger.setLevel(logging.INFO if console is None else logging.DEBUG)
-    logger.propagate = False  # or a handler of the root logger would write each message again
+    logger.propagate = False  # otherwise a handler of the root logger would write each message again

@@ -30,7 +30,7 @@ class StopRequest:
 
 
 def exit_on_signal() -> None:
-    """Let the stop signals end the process at once, for the time of the imports: an exception could be lost in them."""
+    """Let stop signals end the process at once. Used during the imports, where an exception could be lost."""
 
     def handler(number: int, _frame: FrameType | None) -> None:
         os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())

@@ -1,4 +1,4 @@
-"""Standard input, output and error of a process, made safe to use."""
+"""Preparation of standard input, output and error."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 
 
 def prepare_streams() -> None:
-    """Make standard output and error usable whatever the environment is.
+    """Make standard output and error usable in every environment.
 
-    A closed stream (`>&-`) becomes the null device, also for the processes started later; without this, the next file
-    that is opened would take its number. A character that the encoding lacks (PYTHONIOENCODING=ascii) is replaced.
+    A closed stream (`>&-`) becomes the null device, also for processes that are started later. Otherwise the next file
+    that is opened would get its number. A character that the encoding lacks (PYTHONIOENCODING=ascii) is replaced.
     """
     for number in (0, 1, 2):
         try:
@@ -26,5 +26,5 @@ def prepare_streams() -> None:
 
 
 def discard_output() -> None:
-    """Send what is left of standard output to the null device: otherwise the interpreter reports it when it ends."""
+    """Send the rest of standard output to the null device. Otherwise the interpreter reports an error when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

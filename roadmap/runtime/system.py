@@ -76,7 +76,7 @@ def cpu_quota() -> float | None:
 
 
 def memory_bytes() -> tuple[int | None, int | None]:
-    """Return the memory of the machine and the limit of the control group, in bytes; None where not known or none."""
+    """Return the memory of the machine and the limit of the control group, in bytes; None if unknown or unlimited."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -89,7 +89,7 @@ def memory_bytes() -> tuple[int | None, int | None]:
 
 
 def _read_cgroup(name: str) -> str:
-    """Return a file of the control group of this process (version 2), or of the top one; empty if there is none."""
+    """Return the content of a file of this process's control group, or of the root group; empty if there is none."""
     top = Path("/sys/fs/cgroup")
     try:
         own = Path("/proc/self/cgroup").read_text(encoding="utf-8").strip().rpartition("::/")[2]

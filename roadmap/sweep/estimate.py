@@ -65,8 +65,8 @@ def _cost(seconds: float, placement: Placement) -> str:
 
 
 class _KnownDurations:
-    """Seconds that completed runs took: the mean over a network's other seeds, else over the runs with its data, base
-    and budget, in proportion to the epochs (those of the recipes differ)."""
+    """Durations of completed runs: the mean over a network's other seeds, else over the runs with the same data, base
+    and budget, in proportion to the number of epochs, which differs between recipes."""
 
     def __init__(self, out: str) -> None:
         self.records: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -80,7 +80,7 @@ class _KnownDurations:
                     self.records[key].append(record)
 
     def estimate(self, config_hash: str, config: dict[str, Any], epochs: int) -> float | None:
-        """Return the expected seconds of a run of so many epochs, or None where no record helps."""
+        """Return the expected seconds of a run with `epochs` epochs, or None if there is no such record."""
         exact = self.records.get(config_hash)
         records = exact or [record for record in self.records.get(_data_base_budget(config), ()) if _epochs(record)]
         if not records:
@@ -93,7 +93,7 @@ class _KnownDurations:
 
 
 def _epochs(record: dict[str, Any]) -> int:
-    """Return how many epochs the run of a record had; 0 if it is not known."""
+    """Return the number of epochs of a record's run; 0 if it is unknown."""
     plan = record.get("plan")
     epochs = plan.get("epochs") if isinstance(plan, dict) else None
     return epochs if isinstance(epochs, int) else 0

@@ -132,7 +132,7 @@ def _run_in_child(run: PlannedRun, title: str, threads: int | None, gpus: str | 
     except Stopped as stopped:
         logger.info(f"{title}: {stopped}")
         sys.exit(EXIT_STOPPED)
-    except OSError as error:  # a full disk or a read-only folder: also the log may be lost, so this goes to the console
+    except OSError as error:  # a full disk or a read-only folder: the log may be lost, so use the console
         logger.info(f"{title}: {describe_os_error(error)}")
         sys.exit(EXIT_RUN_FAILED)
 

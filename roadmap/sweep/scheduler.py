@@ -1,4 +1,4 @@
-"""The scheduler of this machine: all runs of a sweep, each in a process of its own, several at a time."""
+"""Local scheduler: train the runs of a sweep on this machine, each in a separate process, several at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POLL_SECONDS = 0.5
 
 
 def run_locally(runs: Sequence[PlannedRun]) -> dict[Path, str]:
-    """Train all `runs` on this machine; return why some did not end, by folder, after a failure with failures=stop.
+    """Train all `runs` on this machine. With failures=stop, return the state of each unfinished run by folder.
 
     A run that another study has locked is postponed; if that study finishes it, it is skipped. Raises Stopped after a
     signal; then each started run has written a checkpoint.

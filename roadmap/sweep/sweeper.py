@@ -88,8 +88,8 @@ def _log_start(runs: Sequence[PlannedRun], layout: Layout, num_finished: int) ->
 def write_study_report(runs: Sequence[PlannedRun]) -> str | None:
     """Write the report of the study that `runs` belong to, and log its table and its files.
 
-    The report of the default study, which has the runs of all commands that name none, covers only `runs`. Return why
-    the report could not be written; None if it was.
+    The default study contains the runs of all commands that name no study. Its report covers only `runs`. Return the
+    reason if the report could not be written, else None.
     """
     from roadmap.report.writer import write_report
 
@@ -136,6 +136,6 @@ def _raise_for_failures(
     if failures:
         lines = [f"{len(failures)} of {len(specs)} runs did not complete:", *failures]
         if not_ended:
-            lines += [f"{len(not_ended)} runs did not end (failures=stop); the same command continues with them:"]
+            lines += [f"{len(not_ended)} runs did not finish (failures=stop); the same command trains them:"]
             lines += [f"{folder.name}: {state}" for folder, state in not_ended.items()]
         raise RunFailed("\n".join(lines))

@@ -1,4 +1,4 @@
-"""Progress of a run: messages and a live line on the terminal, and the files for those who look from elsewhere."""
+"""Progress of a run: messages, a live line on the terminal, history.csv and progress.json."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ class RunProgress:
     """Epoch, loss, training images/s, top-1 and remaining time of one run.
 
     Every epoch ends with a message. Within an epoch there is a live line on a terminal, else a message every 10
-    seconds.
-    A run with a title, which is one of a sweep, sends the console a message at most every 10 seconds; its log has all.
-    Given a folder, history.csv and progress.json in it are kept up to date.
+    seconds. A run of a sweep has a title. It sends all messages to its log, and at most one every 10 seconds to the
+    console. With a folder, history.csv and progress.json in it are kept up to date.
     """
 
     def __init__(
@@ -38,8 +37,8 @@ class RunProgress:
         first: int = 0,
         curve: Sequence[Row] = (),
     ) -> None:
-        """`title` is the start of each message (runs with a title never show a live line, as several may run at once);
-        `first` is the number of iterations that were done before a resume, and `curve` the epochs."""
+        """Start the progress of a run. `title` is the start of each message. Runs with a title show no live line,
+        because several may run at once. `first` iterations, and the epochs of `curve`, were done before a resume."""
         self.title, self.folder, self.first = title, folder, first
         self.started = self.last_message = time.monotonic()
         self.last_write = 0.0  # of progress.json
@@ -81,7 +80,7 @@ class RunProgress:
             self._write()
 
     def end_epoch(self, row: Row, seconds: float) -> None:
-        """Log an epoch and add it to history.csv; `row` is that of the curve, `seconds` the wall time of the run."""
+        """Log an epoch and add it to history.csv; `row` is its row of the curve, `seconds` the wall time so far."""
         self.state.train_loss = row["train_loss"]
         self.state.top1 = row.get("test_top1", self.state.top1)
         self._estimate_seconds_left()

@@ -47,7 +47,7 @@ from roadmap.training.evaluation import DivergedError
 from roadmap.training.metrics import Metrics
 from roadmap.training.trainer import Trainer
 
-MAX_CLASSES = 1000  # whose names a record contains
+MAX_CLASSES = 1000  # a record of more classes does not contain their names
 
 
 def run(spec: RunSpec, command: str = "", title: str = "", wait: bool = False, group: str = "") -> dict[str, Any]:
@@ -62,7 +62,7 @@ def run(spec: RunSpec, command: str = "", title: str = "", wait: bool = False, g
 
     Raises SpecError for a setting that turns out to be impossible, LockedError if another process has locked this run
     (unless `wait`), Stopped after a signal, with a checkpoint, and OSError if the record cannot be written. Then no
-    record is written, and the checkpoint stays.
+    record is written, and the checkpoint is kept.
     """
     folder = run_folder(spec)
     group_name = f"{folder.name} {group}"
@@ -112,7 +112,7 @@ def _train_and_record(spec: RunSpec, command: str, title: str, group_name: str, 
         trainer = Trainer(spec, device_config, metrics, title)
         record |= {"plan": asdict(trainer.schedule), "num_train": trainer.train_batches.num_images}
         record |= {"classes": recorded_classes(spec)}
-        if not title:  # only now: nothing is written where the data do not fit the spec
+        if not title:  # only now: nothing is written if the data do not fit the spec
             log = stack.enter_context(also_log_to(folder / "log.txt"))
             write_line(log, f"\n{time.strftime('%Y-%m-%d %H:%M:%S')} {command}\n  on {device_config}")
         trainer.resume(folder)
@@ -165,13 +165,13 @@ def _write_results(folder: Path, results: dict[str, np.ndarray | dict[str, Any]]
             write_atomically(folder / name, _to_bytes(value))
         except OSError as error:
             missing.append(f"{name}: {error.strerror}")
-            with suppress(OSError):  # that of an earlier attempt, which would not belong to this record
+            with suppress(OSError):  # a file of an earlier attempt would not belong to this record
                 (folder / name).unlink(missing_ok=True)
     return missing
 
 
 def _write_record_last(folder: Path, record: dict[str, Any]) -> None:
-    """Write the record, after all other files, so that they are complete where a record is. Raises OSError."""
+    """Write the record after all other files, so that these are complete if there is a record. Raises OSError."""
     try:
         write_record(folder, record)
     except OSError as error:

@@ -16,7 +16,7 @@ from tests.helpers import make_spec, write_run
 
 
 def progress_of(**fields: Any) -> dict[str, Any]:
-    """The content of a progress.json: half of a run of four epochs."""
+    """Return the content of a progress.json: two of four epochs are done."""
     content = {"epoch": 3, "epochs": 4, "iteration": 0, "iterations_per_epoch": 10, "train_loss": 0.75, "pid": 1}
     content |= {"images_per_second": 1234.0, "top1": 45.5, "seconds_left": 90.0, "updated": time.time(), "host": "else"}
     return content | fields
@@ -34,7 +34,7 @@ def write_progress(spec: RunSpec, **fields: Any) -> Path:
 
 
 def make_experiments(out: Path) -> dict[str, RunSpec]:
-    """Write the study `mine` in `out` with a run of each status, by status, and a run of no study (`orphaned`)."""
+    """Write the study `mine` with a run of each status, and a run of no study (`orphaned`); return their specs."""
     study = "study=mine"
     runs = {
         "completed": write_run(out, 91.25, "+step=baseline", study, plan={"epochs": 4}),

@@ -1,4 +1,4 @@
-"""The subcommand `roadmap doctor`: what it finds, and that a broken machine is reported, not raised."""
+"""The subcommand `roadmap doctor`: its findings, and its report of a broken machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FACTS: dict[str, Any] = {
 
 @pytest.fixture
 def facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What PyTorch would find, without starting it; to be changed by the test."""
+    """Return the facts of a replaced probe of PyTorch. Tests may change them."""
     found = dict(FACTS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(doctor, "probe_torch", lambda: found)

@@ -1,4 +1,4 @@
-"""The subcommand predict: classes of images, and one line for what cannot be read."""
+"""The subcommand `roadmap predict`: classes of images, and one-line errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLASSES = {"cat": 20, "dog": 20, "owl": 20}
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with images/ and a run in experiments/; not to be changed."""
+    """Return a working folder with images/ and a run in experiments/. Tests do not change it."""
     folder = tmp_path_factory.mktemp("predict")
     root = make_image_folder(folder / "images", CLASSES, size=16)
     overrides = ("+step=gelu", "data=folder", f"data.root={root}", "data.image_size=16", "data.stem_stride=1")
@@ -29,7 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, as the working folder."""
+    """Return a copy of `trained`, which is the working folder."""
     shutil.copytree(trained, tmp_path / "place")
     monkeypatch.chdir(tmp_path / "place")
     return Path()
@@ -77,7 +77,7 @@ def test_classes_without_names_are_numbered(place: Path) -> None:
     ("cut.png", "cut.png: cannot be read as an image (image file is truncated"),
     ("x" * 300, "File name too long"), ("a\nb.png", "a\\nb.png: no such file"),
 ], ids=["absent", "folder", "empty", "cut off", "long name", "line break"])  # fmt: skip
-def test_an_image_that_cannot_be_read_is_one_line(place: Path, image: str, message: str) -> None:
+def test_an_image_that_cannot_be_read_gives_a_one_line_error(place: Path, image: str, message: str) -> None:
     Path("empty.png").touch()
     raw = Path("images/val/cat/0.png").read_bytes()
     Path("cut.png").write_bytes(raw[: len(raw) // 2])
@@ -91,7 +91,7 @@ def test_an_image_that_cannot_be_read_is_one_line(place: Path, image: str, messa
     (("RUN", "images/val/cat/0.png", "--top", "4"), "--top=4: must be from 1 to 3, the number of classes"),
     (("RUN", "images/val/cat/0.png", "--top", "0"), "--top=0: must be from 1 to 3, the number of classes"),
 ])  # fmt: skip
-def test_a_mistake_is_one_line(place: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_invalid_arguments_give_a_one_line_error(place: Path, arguments: tuple[str, ...], message: str) -> None:
     result = call_main("predict", *(str(run_of(place)) if a == "RUN" else a for a in arguments))
     assert (result.code, result.out) == (2, "") and message in result.err and len(result.err.splitlines()) == 1
 

@@ -86,7 +86,7 @@ def test_no_line_of_the_table_is_longer_than_the_terminal(
     monkeypatch.setenv("COLUMNS", str(columns))
     long = write_run(Path("experiments"), 50.0, "+step=separate_downsampling", "seed=123456")
     record = run_folder(long) / "record.json"
-    content = json.loads(record.read_text()) | {"name": "名前" * 40}  # signs that are two columns wide
+    content = json.loads(record.read_text()) | {"name": "名前" * 40}  # characters that are two columns wide
     record.write_text(json.dumps(content))
     out = call_main("runs").out
     table = out.partition("not shown")[0].partition("\n\n")[0]
@@ -127,13 +127,13 @@ def test_filters(runs: dict[str, RunSpec]) -> None:
         (["nope"], "nope: no such study in experiments; existing studies: mine"),
         (["--out", "nope"], "--out=nope: no such folder"),
         (["--log", "nope"], "nope: no such run"),
-        (["--compare", "baseline", "gelu"], "baseline: means 3 runs"),
+        (["--compare", "baseline", "gelu"], "baseline: matches 3 runs"),
         (["--remove"], "--remove: which runs?"),
         (["x" * 300], "no such study"),
         (["a\0b"], "no such study"),
     ],
 )
-def test_invalid_arguments_are_one_line(runs: dict[str, RunSpec], arguments: list[str], message: str) -> None:
+def test_invalid_arguments_give_a_one_line_error(runs: dict[str, RunSpec], arguments: list[str], message: str) -> None:
     result = call_main("runs", *arguments)
     assert result.code == 2
     assert message in result.err
@@ -220,7 +220,7 @@ def test_links_are_not_followed(runs: dict[str, RunSpec], tmp_path: Path) -> Non
     assert not run_removal.remove_run(Path("experiments/runs"), Path("experiments/mine"))
 
 
-def test_what_a_stopped_removal_left_is_deleted_by_the_next(
+def test_the_next_removal_deletes_the_leftovers_of_a_stopped_one(
     runs: dict[str, RunSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(_: Path) -> None:

@@ -1,4 +1,4 @@
-"""The subcommand `roadmap watch`: its table, what it says while runs change, and how it ends."""
+"""The subcommand `roadmap watch`: its table, its messages when runs change, and its end."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_no_line_is_longer_than_the_terminal(
     assert wide.splitlines()[0].split()[-1] == "left"
 
 
-def test_damaged_files_and_lists_are_shown_not_raised(runs: dict[str, RunSpec]) -> None:
+def test_damaged_files_and_lists_are_shown_in_the_table(runs: dict[str, RunSpec]) -> None:
     folder = run_folder(runs["running"])
     for content in ("", "{", "[1]", '{"epoch": "x"}', '{"epoch": 1e999}', json.dumps(progress_of(epochs=0)), "\0"):
         (folder / "progress.json").write_text(content)
@@ -82,7 +82,7 @@ def test_damaged_files_and_lists_are_shown_not_raised(runs: dict[str, RunSpec]) 
     assert "note: experiments/other/study.json: invalid study file" in result.out
 
 
-def test_a_run_on_another_machine_is_running_for_a_minute_after_its_last_sign(runs: dict[str, RunSpec]) -> None:
+def test_a_run_on_another_machine_is_running_for_a_minute_after_its_last_update(runs: dict[str, RunSpec]) -> None:
     path = run_folder(runs["running"]) / "progress.json"
     for age, status in ((2, "running"), (50, "running"), (70, "interrupted")):
         path.write_text(json.dumps(progress_of(updated=time.time() - age)))
@@ -131,7 +131,7 @@ def test_many_runs_are_cut_to_the_height_of_the_terminal(runs: dict[str, RunSpec
     assert any(line.startswith("... and 3 runs") or line.startswith("... and") for line in lines)
 
 
-def test_a_study_that_does_not_exist_or_a_bad_interval_is_one_line(runs: dict[str, RunSpec]) -> None:
+def test_an_unknown_study_or_an_invalid_interval_gives_a_one_line_error(runs: dict[str, RunSpec]) -> None:
     for arguments, message in (
         (["nope"], "nope: no such study in experiments; existing studies: mine"),
         (["mine", "--every", "0"], "--every=0: must be a number of seconds"),
@@ -190,7 +190,7 @@ def test_a_real_run_is_watched_and_listed(
     assert "2 runs: 2 completed" in call_main("runs", "tiny").out
 
 
-def test_an_unlocked_lock_file_is_no_sign_of_a_running_run(runs: dict[str, RunSpec]) -> None:
+def test_a_run_with_an_unlocked_lock_file_is_not_running(runs: dict[str, RunSpec]) -> None:
     with lock.hold(run_folder(runs["interrupted"])):
         pass
     write_run(Path("experiments"), None, "+step=baseline", "seed=5", status="failed", error="x")

@@ -1,4 +1,4 @@
-"""Damaged files of conf/: one line with the name of the file, and only for a command that uses the file."""
+"""Damaged files of conf/: a command that uses one gives a one-line error with its name; other commands work."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
-def test_a_damaged_transform_is_one_line_with_the_name_of_the_file(damage: str, conf: Path) -> None:
+def test_a_damaged_transform_gives_a_one_line_error_with_its_name(damage: str, conf: Path) -> None:
     content, message = DAMAGED[damage]
     write_mine(conf, content)
     assert_refused(call_main("+transform=mine", "plan=true"), "transform/mine.yaml: ", message)
 
 
-def test_a_damaged_file_does_not_matter_to_commands_that_do_not_use_it(conf: Path) -> None:
+def test_a_damaged_file_does_not_affect_commands_that_do_not_use_it(conf: Path) -> None:
     write_mine(conf, DAMAGED["typo"][0])
     (conf / "step" / "other.yaml").write_bytes(bytes(range(128, 256)))
     assert call_main("+step=grn", "plan=true").code == 0
@@ -105,7 +105,7 @@ def test_a_step_that_includes_itself_or_an_unknown_file_is_refused(includes: str
     assert call_main("+step=gelu", "plan=true").code == 0
 
 
-def test_the_name_of_a_file_has_allowed_characters(conf: Path) -> None:
+def test_a_file_name_with_other_characters_is_refused(conf: Path) -> None:
     (conf / "step" / "my step.yaml").write_text(HEADER + "defaults: [gelu]\n")
     assert call_main("+step=gelu", "plan=true").code == 0
     for arguments in (("+step='my step'",), ("-m", "+step=glob(my*)")):
@@ -114,7 +114,7 @@ def test_the_name_of_a_file_has_allowed_characters(conf: Path) -> None:
 
 @pytest.mark.parametrize("group", ["study", "preset", "recipe"])
 @pytest.mark.parametrize("damage", ["typo", "binary", "list"])
-def test_a_damaged_file_of_another_group_is_one_line_with_its_name(group: str, damage: str, conf: Path) -> None:
+def test_a_damaged_file_of_another_group_gives_a_one_line_error(group: str, damage: str, conf: Path) -> None:
     content = DAMAGED[damage][0]
     (conf / group / "mine.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     override = f"{'' if group == 'recipe' else '+'}{group}=mine"

@@ -27,7 +27,7 @@ def test_a_budget_scales_both_recipes() -> None:
     assert scaled("baseline", lr_multiplier=factors).lr == pytest.approx(5 * baseline.lr)
 
 
-def test_smoke_fits_a_dataset_with_fewer_images_than_it_asks_for() -> None:
+def test_smoke_is_reduced_to_the_size_of_a_small_dataset() -> None:
     spec = compose("+step=gelu", "budget=smoke")
     full = make_schedule(spec.recipe, spec.budget)
     assert full == make_schedule(spec.recipe, spec.budget, 128) and full.batch_size == 32

@@ -106,7 +106,9 @@ def test_damaged_idx_files_are_named(tmp_path: Path, damage: bytes) -> None:
         ("images", np.zeros(40), "do not contain 28x28 images and their labels; replace them"),
     ],
 )
-def test_idx_files_with_other_content_are_one_line(tmp_path: Path, kind: str, array: np.ndarray, message: str) -> None:
+def test_idx_files_with_other_content_give_a_one_line_error(
+    tmp_path: Path, kind: str, array: np.ndarray, message: str
+) -> None:
     write_idx_files(tmp_path)
     (path,) = tmp_path.glob(f"t10k-{kind}*")
     header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
@@ -116,14 +118,14 @@ def test_idx_files_with_other_content_are_one_line(tmp_path: Path, kind: str, ar
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_idx_files_without_images_are_one_line(tmp_path: Path) -> None:
+def test_idx_files_without_images_give_a_one_line_error(tmp_path: Path) -> None:
     write_idx_files(tmp_path, count=0)
     with pytest.raises(SpecError, match="fashion_mnist has no training images; replace the files"):
         load("data=fashion_mnist", f"data.root={tmp_path}")
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenette"])
-def test_damaged_files_of_torchvision_are_one_line(tmp_path: Path, name: str) -> None:
+def test_damaged_files_of_torchvision_give_a_one_line_error(tmp_path: Path, name: str) -> None:
     (tmp_path / KNOWN_DATASETS[name].files_in_root[0]).mkdir()
     with pytest.raises(SpecError) as caught:
         load(f"data={name}", f"data.root={tmp_path}")

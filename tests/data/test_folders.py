@@ -1,4 +1,4 @@
-"""Images in class folders: empty and unreadable folders, links, hidden files; each mistake is one line."""
+"""Images in class folders: empty and unreadable folders, links, hidden files; one-line errors."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_in_the_folders_is_one_line(root: Path, mistake: str) -> None:
+def test_a_mistake_in_the_folders_gives_a_one_line_error(root: Path, mistake: str) -> None:
     change, message = MISTAKES[mistake]
     change(root)
     with pytest.raises(SpecError) as caught:
@@ -107,7 +107,7 @@ def test_a_mistake_in_the_folders_is_one_line(root: Path, mistake: str) -> None:
     ("nowhere", "no such folder; give the folder that contains train/ and val/"),
     ("x" * 300, "no such folder"), ("'~/images'", "no such folder; write the full path instead of ~"),
 ])  # fmt: skip
-def test_a_root_that_is_no_folder_is_one_line(
+def test_a_root_that_is_not_a_folder_gives_a_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -117,7 +117,7 @@ def test_a_root_that_is_no_folder_is_one_line(
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_folder_without_permission_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_permission_gives_a_one_line_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = os.scandir
 
     def refuse(path: str) -> Any:
@@ -189,7 +189,7 @@ def test_a_class_folder_may_be_a_link_to_a_folder_elsewhere(root: Path) -> None:
     assert len(load(root).train) == 3  # type: ignore[arg-type]
 
 
-def test_a_link_without_a_file_is_an_unreadable_image_and_a_pipe_is_none(root: Path) -> None:
+def test_a_dangling_link_is_an_unreadable_image_and_a_pipe_is_not_an_image(root: Path) -> None:
     (root / "train" / "cat" / "9.png").symlink_to("nowhere.png")
-    os.mkfifo(root / "train" / "cat" / "8.png")  # reading it would wait for ever
+    os.mkfifo(root / "train" / "cat" / "8.png")  # reading it would block
     assert [Path(path).name for path in paths(load(root).train)] == ["0.png", "1.png", "9.png", "0.png"]

@@ -1,4 +1,4 @@
-"""Signals to the processes of a loader: only the run that started them ends them."""
+"""SIGTERM to the workers of a loader: it ends them only if the run that started them sends it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_worker_ignores_sigterm_of_other_processes() -> None:
     worker = multiprocessing.get_context("fork").Process(target=act_as_worker, args=(theirs,))
     worker.start()
     assert ours.poll(20) and ours.recv() == "ready" and worker.pid is not None
-    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # as a cluster would, which signals all processes
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # like a cluster, which signals all processes
     worker.join(0.5)
     assert worker.is_alive()
     os.kill(worker.pid, signal.SIGTERM)  # the run that started it

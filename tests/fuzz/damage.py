@@ -21,7 +21,7 @@ BYTES = [
 
 
 class Damage(NamedTuple):
-    """What happens to a file; `text` describes it."""
+    """A change of a file; `text` describes it."""
 
     text: str
     apply: Callable[[Path], object]
@@ -38,7 +38,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @st.composite
 def json_damage(draw: st.DrawFn) -> Damage:
-    """Replace or delete one or two entries of a JSON file; half of them are at the top."""
+    """Replace or delete one or two entries of a JSON file; half of them are at the top level."""
     change = st.tuples(st.integers(0, 400), st.booleans(), st.sampled_from(["delete", *JUNK]))
     changes = draw(st.lists(change, min_size=1, max_size=2))
 

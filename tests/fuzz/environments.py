@@ -46,7 +46,7 @@ DISKS = ["usual", "usual", "usual", "read-only", "full"]
 
 
 class Environment(NamedTuple):
-    """What a process gets beside its arguments."""
+    """Variables, streams, a limit and the disk of a process."""
 
     variables: dict[str, str]
     streams: str  # redirections of a shell
@@ -60,7 +60,7 @@ class Environment(NamedTuple):
         return {name: value for name, value in variables.items() if value != NOTHING}
 
     def limiter(self) -> Callable[[], None] | None:
-        """Return what sets the limit in the new process."""
+        """Return a function that sets the limit in the new process; None without a limit."""
         if self.limit is None:
             return None
         number, value = self.limit

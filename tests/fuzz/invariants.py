@@ -1,9 +1,9 @@
-"""What must hold after every command, whatever its input: `Workplace.check` runs one command and asserts it.
+"""Invariants of every command, for any input: `Workplace.check` runs one command and asserts them.
 
 - No traceback.
 - The exit code is 0, 1, 2 or 75.
-- At exit code 2, and in a dry run, nothing was written, and one line says why.
-- No finished record is lost or changed, with the files beside it.
+- After exit code 2 and in a dry run, nothing was written. After exit code 2, one line gives the reason.
+- No finished record, and no file beside it, is lost or changed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from roadmap.runtime.signals import Stopped
 from tests.helpers import Result, call_main
 
 EXIT_CODES = (0, 1, 2, 75)
-COLLECT = "ROADMAP_FUZZ_COLLECT"  # environment variable: a file for all violations; the tests then do not stop at one
+COLLECT = "ROADMAP_FUZZ_COLLECT"  # environment variable: a file for all violations. With it, tests do not stop at one
 KEPT_FILES = ("record.json", "correct.npy", "model.pt")
 
 Snapshot = dict[str, str]
@@ -66,7 +66,7 @@ def changes(before: Snapshot, after: Snapshot) -> list[str]:
 
 
 def finished_files(content: Snapshot, folder: Path) -> Snapshot:
-    """Return the part of a snapshot that are the files of finished runs, which no command may change."""
+    """Return the entries of a snapshot that are files of finished runs. No command may change them."""
     finished = set()
     for path in content:
         if path.endswith("/record.json") and "/runs/" in path:
@@ -83,7 +83,8 @@ def find_violations(
 ) -> list[str]:
     """Return a line for each broken invariant.
 
-    `finished` is what may not change, `dry` is whether nothing may, `quiet` is whether standard error cannot be read.
+    `finished` are the files that must not change. With `dry`, nothing may change. With `quiet`, standard error cannot
+    be read.
     """
     found = []
     if "Traceback (most recent call last)" in result.out + result.err:
@@ -97,7 +98,7 @@ def find_violations(
             found.append(f"exit code 2 without a line that says why: {result.err[:300]!r}")
         if is_usage and ": error: " not in result.err:
             found.append(f"exit code 2 with usage, but without an error: {result.err[:300]!r}")
-    if result.code == 1 and not (result.out + result.err).strip() and not quiet:  # `doctor` prints it in its table
+    if result.code == 1 and not (result.out + result.err).strip() and not quiet:  # `doctor` prints it as a table
         found.append("exit code 1 without a reason")
     difference = changes(before, after)
     if difference and (result.code == 2 or dry):
@@ -133,8 +134,8 @@ class Workplace:
     ) -> Result | None:
         """Run a command in the working folder, in this process, and assert the invariants.
 
-        `dry`: the command writes nothing. `may_change`: it asks for a change of finished runs (force=true, or to remove
-        them). After `seconds` it gets SIGTERM. `note` describes the case in the message of a violation.
+        `dry`: the command must not write. `may_change`: the command may change finished runs (force=true, or their
+        removal). After `seconds` it gets SIGTERM. `note` describes the case in the message of a violation.
         """
         before = snapshot(self.root)
         finished = {} if may_change else finished_files(before, self.root)
@@ -178,7 +179,7 @@ def stopped_after(seconds: float) -> Iterator[None]:
     def stop() -> None:
         if ended.wait(seconds):
             return
-        # During the imports the handler of the command line ends the process, which is that of the tests here.
+        # During the imports the handler of the command line would end this process, which also runs the tests.
         while "raise_on_signal" not in handler_name() and "deferred_signals" not in handler_name():
             if ended.wait(0.01):
                 return
@@ -201,7 +202,7 @@ def handler_name() -> str:
 
 
 def describe(error: Exception) -> str:
-    """Return the error and the last line of our code that it passed."""
+    """Return the error and the last line of our code in its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = next((frame for frame in reversed(frames) if "roadmap" in Path(frame.filename).parts), frames[-1])
     return f"{type(error).__name__}: {str(error)[:300]} ({Path(ours.filename).name}:{ours.lineno})"

@@ -17,7 +17,7 @@ GROUPS = {
 }
 SECTIONS = ("network", "recipe", "budget", "data", "base", "design", "transforms", "hydra")
 
-# Values that have broken parsers, types, shells or paths before. None of them contains a NUL, which no argument can.
+# Values that have broken parsers, types, shells or paths before. An argument cannot contain a NUL.
 ODD_VALUES = [
     "", "null", "~", "nan", "inf", "-inf", "-1", "0", "-0.0", "1e400", "1e-400", "0.5", "1.0",
     "99999999999999999999", "2147483648", "9223372036854775808", "0x10", "1_000", "01", "true", "True", "no",
@@ -70,7 +70,7 @@ TRAINED_FIELDS = [
 
 
 def _choices(hint: Any) -> list[str]:
-    """Return the choices of a field whose type is an Enum, also an optional one."""
+    """Return the choices of a field whose type is an Enum or an optional Enum."""
     options = [hint, *getattr(hint, "__args__", ())]
     return [
         str(member.value)
@@ -130,7 +130,7 @@ def group_override(draw: st.DrawFn) -> str:
     several = st.lists(choice, max_size=3).map(lambda names: f"[{','.join(names)}]")
     prefix = draw(st.sampled_from(["", "+", "+", "~"]))
     package = draw(st.sampled_from(["", "", "", "", "@x", "@network", "@_global_", "@:x"]))
-    # Of the studies only the cheapest one is composed in full: a study has 5 to 60 runs, each of which takes 0.2 s.
+    # Only the cheapest study is composed in full: a study has 5 to 60 runs, and composing one takes 0.2 s.
     if group == "study" and prefix == "+":
         return f"+study={draw(st.one_of(st.just('kernel_sizes'), odd_values))}"
     return f"{prefix}{group}{package}={draw(st.one_of(choice, choice, choice, several, odd_values))}"
@@ -158,7 +158,7 @@ transforms = st.lists(st.sampled_from([*GROUPS["transform"], *GROUPS["ingredient
 sweeps = st.sampled_from(
     ["seed=0,1", "seed=range(0,2)", "+step=gelu,grn", "budget.epochs=1,2", "base=nano,pico", "seed=0,0"]
 )
-# Weighted: most words reach the composition, few end in the parser.
+# Weighted: most overrides reach the composition, few are refused by the parser.
 KINDS = (
     [field_override()] * 12
     + [group_override()] * 3
@@ -170,7 +170,7 @@ number_of_words = st.sampled_from([1] * 7 + [2, 2, 3])
 
 @st.composite
 def overrides(draw: st.DrawFn) -> list[str]:
-    """Overrides of one command: often one word that may be invalid, with or without a step; sometimes a word twice."""
+    """Overrides of one command: often one override that may be invalid, with or without a step; sometimes one twice."""
     words = [draw(word) for _ in range(draw(number_of_words))]
     if draw(st.booleans()):
         words.insert(0, f"+step={draw(st.sampled_from(GROUPS['step']))}")
@@ -178,12 +178,12 @@ def overrides(draw: st.DrawFn) -> list[str]:
         words.append(draw(st.sampled_from(words)))
     if draw(st.integers(0, 4)) == 4:
         words.insert(0, "-m")
-    return [*words, "job"] if words[-1] in VALUED_OPTIONS else words  # or it would take the next word, `plan=true`
+    return [*words, "job"] if words[-1] in VALUED_OPTIONS else words  # the option would take `plan=true` as its value
 
 
 @st.composite
 def trainings(draw: st.DrawFn) -> list[str]:
-    """Overrides of one command that trains if they are possible: fields of the right name with odd values."""
+    """Overrides of one command that trains if they are possible: existing fields with odd values."""
     words = []
     for _ in range(draw(number_of_words)):
         path = draw(st.sampled_from(TRAINED_FIELDS))

@@ -21,7 +21,7 @@ Case = Callable[..., Any]
 def fuzz(kind: str, case: Case, num_cases: int, part: int, *strategies: st.SearchStrategy[Any]) -> None:
     """Call `case` with `num_cases` different draws from `strategies`; `part` is the seed of these draws.
 
-    They are counted as cases of `kind`; pytest prints the numbers at its end. A failure shows the smallest case
+    The draws are counted as cases of `kind`; pytest prints the counts at the end. A failure shows the smallest case
     that fails. Of two draws with the same repr only the first one is a case.
     """
     seen: set[str] = set()

@@ -61,7 +61,7 @@ def subcommands(draw: st.DrawFn) -> list[str]:
     name = draw(st.sampled_from(["runs"] * 6 + ["watch"] * 3 + ["report"] * 2 + ["doctor", "cost", "predict", "nope"]))
     options = OPTIONS.get(name, [])
     arguments = [name]
-    if name == "cost":  # counting takes seconds: only arguments that are refused before
+    if name == "cost":  # counting takes seconds: only arguments that are refused before it
         return ["cost", "--csv", draw(st.sampled_from(["images", "nope/x.csv", "dangling/x", "loop", "", "file/x"]))]
     positional = run if name == "predict" else study
     images = st.sampled_from(["images/train/a/0.png", "file", "images", "nope.png", "weights.pt", "dangling"])

@@ -1,4 +1,4 @@
-"""Damaged records, study lists, checkpoints, weights, configs and images: named in one line, and the rest is used."""
+"""Damaged records, study lists, checkpoints, weights, configs and images: they are named in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checks of the fuzz tests find what they look for."""
+"""Tests of the checks that the fuzz tests use."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_each_broken_invariant_is_found(result: Result, after: Snapshot, found: 
     assert len(violations) == 1
 
 
-def test_good_results_are_no_violations() -> None:
+def test_good_results_give_no_violations() -> None:
     usage = Result(2, "", "usage: roadmap runs [--help]\nroadmap runs: error: unrecognized arguments: -x\n")
     for result in (GOOD, usage, Result(0, "done", ""), Result(75, "", "stopped by SIGINT")):
         assert not find_violations(result, BEFORE, BEFORE, BEFORE, dry=True)

@@ -1,4 +1,4 @@
-"""Generated overrides and subcommands: refused in one line, or understood; a dry run writes nothing."""
+"""Generated overrides and subcommands: accepted, or refused in one line; a dry run writes nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KIND = "overrides"
 
 
 @parts(50, 700, 7)
-def test_overrides_are_refused_or_understood(workplace: Workplace, part: int, num_cases: int) -> None:
+def test_overrides_are_accepted_or_refused(workplace: Workplace, part: int, num_cases: int) -> None:
     def check(words: list[str]) -> None:
         workplace.check(*words, "plan=true", dry=True)
 
@@ -30,7 +30,7 @@ def test_accepted_overrides_train(workplace: Workplace, part: int, num_cases: in
 
 
 @parts(8, 570, 2)
-def test_arguments_of_subcommands_are_refused_or_understood(workplace: Workplace, part: int, num_cases: int) -> None:
+def test_arguments_of_subcommands_are_accepted_or_refused(workplace: Workplace, part: int, num_cases: int) -> None:
     names = sorted(path.name for path in (workplace.folder / "experiments" / "runs").glob("*-seed*"))
 
     def check(arguments: list[str]) -> None:

@@ -21,7 +21,7 @@ every_step = pytest.mark.parametrize("step", STEPS)
 
 
 def make_network(step: str, training: bool = False) -> Network:
-    """A network whose weights are all drawn at random, so that no branch of a block is 0."""
+    """Return a network with all weights drawn at random, so that no branch of a block is 0."""
     torch.manual_seed(0)
     network = Network(network_spec(step, **TINY)).train(training)
     for parameter in network.parameters():
@@ -39,7 +39,7 @@ def exported(network: nn.Module, *, strict: bool = False) -> torch.export.Export
 
 
 def assert_same_logits(network: nn.Module, other: Callable[[Tensor], Tensor]) -> None:
-    """The same logits, but for the order of sums, at batches below and above the one of the example."""
+    """Assert equal logits, up to the order of sums, for batches smaller and larger than the exported one."""
     for batch_size in (1, 7, 200):  # at 200, the stages' maps have more windows than a matrix product may have rows
         with torch.no_grad():
             expected = network(images(batch_size))

@@ -12,7 +12,7 @@ IN_CONFIG = {"base": "paper_table", "budget": "epochs", "data": "image_size", "n
 
 
 def small_record(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a record without most of what it has many times, so that it has fewer damaged copies."""
+    """Return the record with fewer config fields, transforms and versions, so that it has fewer damaged copies."""
     config = {section: {name: content["config"][section][name]} for section, name in IN_CONFIG.items()}
     small: dict[str, Any] = {
         "config": config,

@@ -39,7 +39,7 @@ def test_published_records_and_studies_are_valid() -> None:
         assert check_manifest(json.loads(path.read_text())) is None
 
 
-def test_no_damage_of_a_record_is_an_error_of_the_check(record: dict[str, Any]) -> None:
+def test_the_check_of_a_damaged_record_raises_nothing(record: dict[str, Any]) -> None:
     found = [check_record(damaged) for _, damaged in damaged_copies(small_record(record))]
     assert sum(reason is not None for reason in found) > 400
     assert all(reason is None or (reason and "\n" not in reason) for reason in found)
@@ -72,7 +72,7 @@ def test_a_damaged_record_has_a_reason_and_is_not_read(content: bytes, reason: s
     assert read_record(tmp_path) is None
 
 
-def test_no_damage_of_a_study_list_is_an_error_of_the_check(tmp_path: Path) -> None:
+def test_the_check_of_a_damaged_study_list_raises_nothing(tmp_path: Path) -> None:
     content = json.loads((PUBLISHED / "leave_one_out" / "study.json").read_text())
     content["runs"] = dict(list(content["runs"].items())[:2])
     content["layout"] = {"members": content["layout"]["members"][:2], "orders": [["gelu", "grn"], ["grn", "gelu"]]}

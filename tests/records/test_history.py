@@ -1,4 +1,4 @@
-"""history.csv and progress.json: complete after a resume, and no reason for a run to end."""
+"""history.csv and progress.json: complete after a resume; a run continues if they cannot be written."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_the_curve_has_one_line_per_epoch_with_empty_cells(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("tail", ["", "4,0.0", "\0\0\0", "x,y\n", "3,0.01,0.3,,,9.0\n"])
-def test_after_a_resume_no_epoch_is_there_twice(tmp_path: Path, tail: str) -> None:
-    """`tail` is what a kill or a crash has left at the end of the file."""
+def test_after_a_resume_each_epoch_has_one_line(tmp_path: Path, tail: str) -> None:
+    """`tail` is the text that a killed run has left at the end of the file."""
     written = History(tmp_path, [])
     for row in CURVE:
         written.append(row, row["epoch"])

@@ -114,7 +114,7 @@ def test_with_a_damaged_study_list_the_rows_are_the_runs_that_name_the_study(dam
     assert (study / "study.json").read_text() == damage
 
 
-def test_a_study_without_any_usable_record_is_one_line_that_names_a_file(study: Path) -> None:
+def test_a_study_without_a_usable_record_gives_a_one_line_error_that_names_a_file(study: Path) -> None:
     for path in study.parent.glob("runs/*/record.json"):
         path.write_text("")
     result = call_main("report", str(study), "--to", str(study.parent / "report"))
@@ -136,7 +136,7 @@ def run_folder_of(study: Path) -> Path:
 
 
 @pytest.mark.parametrize("values", [FEW_VALUES, pytest.param(VALUES, marks=pytest.mark.slow)], ids=["few", "all"])
-def test_no_damage_of_a_record_ends_in_a_traceback(values: tuple[Any, ...], study: Path) -> None:
+def test_damaged_records_give_no_traceback(values: tuple[Any, ...], study: Path) -> None:
     """Every key deleted and every value replaced, each in a record of its own, in one report."""
     folder = run_folder(study)
     content = small_record(json.loads((folder / "record.json").read_text()))
@@ -151,7 +151,7 @@ def test_no_damage_of_a_record_ends_in_a_traceback(values: tuple[Any, ...], stud
     result = read_study(runs)
     assert count > 200 and 10 < len(result.records) < count / 2
     assert any(line.startswith("Left out: ") for line in result.problems)
-    kept: dict[str, str] = {}  # one run of each row and result: the figure of all of them would only take time
+    kept: dict[str, str] = {}  # one run of each row and result: a figure of all of them takes long
     for record in result.records:
         key = [record.get(name) for name in ("label", "config", "transforms", "status", "top1", "error", "device")]
         kept.setdefault(json.dumps(key), record["run"])

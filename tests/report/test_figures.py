@@ -125,8 +125,8 @@ def test_shapley_values_and_comparisons_fit(count: int, length: int, drawn: list
         check_texts(figure)
 
 
-def test_signs_of_a_label_are_drawn_as_they_are(two_rows: Study, drawn: list[Any]) -> None:
-    """A dollar sign begins no formula, and a sign that the font does not have is no warning."""
+def test_special_characters_of_a_label_are_drawn_as_they_are(two_rows: Study, drawn: list[Any]) -> None:
+    """A dollar sign does not begin a formula, and a character that the font does not have gives no warning."""
     study = study_of(two_rows, 2, 5)
     figures.draw_study(replace(study, table=study.table.assign(label=["$x_{$", "卷积"])), "$\\frac$ 卷", [])
     labels = [label.get_text() for label in drawn[0].axes[0].get_yticklabels()]

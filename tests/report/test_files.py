@@ -1,4 +1,4 @@
-"""Where a report is written, and what happens if that is not possible."""
+"""The files of a report: where they are written, and errors if they cannot be written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.helpers import call_main, make_study, write_run
 
 @pytest.fixture(autouse=True)
 def _without_diagrams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw no networks: that would import torch, and start a process."""
+    """Draw no networks, because drawing imports torch and starts a process."""
 
     def thread_pool(*_: Any, **__: Any) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(1)
@@ -83,7 +83,7 @@ def test_the_report_of_a_sweep_without_a_study_covers_only_its_runs(
     assert len(read_study(Path("experiments/runs")).records) == 4
 
 
-def test_a_study_without_any_record_after_a_sweep_is_no_bad_input(
+def test_a_study_without_any_record_after_a_sweep_is_not_bad_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

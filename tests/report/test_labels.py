@@ -1,4 +1,4 @@
-"""Labels and texts of users in reports: what rows share, paths, and signs that are active in a format."""
+"""Labels in reports: overrides that all rows share, paths, and characters that are special in a format."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_labels_leave_out_paths_and_what_all_rows_share() -> None:
     assert settings(["weights=timm/resnet18"], []) == ["weights=timm/resnet18", ""]
 
 
-def test_a_folder_that_does_not_decide_the_result_is_no_setting(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_decide_the_result_is_not_a_setting(tmp_path: Path) -> None:
     write_run(tmp_path, 80.0, "+step=baseline", "data=fashion_mnist", f"data.root={tmp_path}", "data.workers=1")
     write_run(tmp_path, 81.0, "+step=gelu", "data=fashion_mnist")
     table = read_study(tmp_path / RUNS_FOLDER).table
@@ -42,7 +42,7 @@ def test_a_folder_that_does_not_decide_the_result_is_no_setting(tmp_path: Path) 
     assert table["delta"].tolist()[1] == 1.0  # the rows are compared
 
 
-def test_active_signs_of_a_label_do_not_break_any_format(tmp_path: Path) -> None:
+def test_special_characters_of_a_label_do_not_break_any_format(tmp_path: Path) -> None:
     fields: dict[str, Any] = {"label": ACTIVE, "data": "da\nta"}
     write_run(tmp_path, 80.0, "+step=baseline", **fields)
     write_run(tmp_path, None, "+step=gelu", status="failed", error=ACTIVE, **fields)

@@ -119,7 +119,7 @@ def test_no_point_is_better_than_one_on_the_front(points: list[tuple[int, int]])
     assert [cost[i] for i in front] == sorted(cost[i] for i in front)
 
 
-def test_a_network_that_cannot_be_drawn_does_not_cost_the_report(tmp_path: Path) -> None:
+def test_a_report_is_written_if_a_network_cannot_be_drawn(tmp_path: Path) -> None:
     def fail(_network: dict[str, Any]) -> None:
         raise TypeError("unknown module")
 

@@ -45,7 +45,7 @@ def test_wide_shows_all_columns_in_one_line_each(table: pd.DataFrame) -> None:
     assert all(header in text.splitlines()[0] for header in table.columns)
 
 
-def test_a_status_that_says_nothing_goes_before_the_others(table: pd.DataFrame) -> None:
+def test_a_status_column_with_equal_cells_is_left_out_first(table: pd.DataFrame) -> None:
     widths = range(200, 80, -1)
     first = next(text for width in widths if "Columns left out" in (text := render_table(table, width)))
     assert "width of" in first and first.split(": ")[-1].startswith("status.")

@@ -1,4 +1,4 @@
-"""Cluster launchers without a cluster: which launcher a config has, and what becomes of lost jobs."""
+"""Cluster launchers without a cluster: the launcher of a config, and records of lost jobs."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_launcher_that_starts_no_job_is_refused(runs: list[PlannedRun]) -> Non
     assert not any(run_folder(run.spec).exists() for run in runs)
 
 
-def test_a_launcher_that_fails_on_the_way_loses_the_open_runs(runs: list[PlannedRun]) -> None:
+def test_a_launcher_that_fails_in_a_sweep_loses_the_unfinished_runs(runs: list[PlannedRun]) -> None:
     def fail(_params: dict[str, Any], _jobs: Sequence[ClusterJob]) -> Iterator[Exception | None]:
         leave_record(runs[0])
         raise RuntimeError("connection lost")

@@ -192,7 +192,7 @@ def test_failures_stop(capsys: pytest.CaptureFixture[str]) -> None:
     assert first == "1 of 3 runs did not complete:"
     assert failed.startswith(f"{folders[0].name}: diverged (the ")
     assert failed.endswith(f"; log: {folders[0] / 'log.txt'}")
-    assert other == "2 runs did not end (failures=stop); the same command continues with them:"
+    assert other == "2 runs did not finish (failures=stop); the same command trains them:"
     assert names == [f"{folder.name}: not started" for folder in folders[1:]]
 
 

@@ -28,7 +28,7 @@ RUN = ("+step=gelu", *TINY)
 
 
 def fill_disk(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Let the files with these names fit on the disk no more."""
+    """Let writing the files with these names fail as on a full disk."""
 
     def write(path: Path, content: bytes, **options: Any) -> None:
         if path.name in names:
@@ -76,7 +76,7 @@ def test_a_run_whose_record_cannot_be_written_keeps_its_checkpoint_and_resumes(m
 
 
 def limited(kib: int, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line where no file may be larger than `kib` KiB."""
+    """Run the command line with a limit of `kib` KiB for the size of each file."""
     command = ["bash", "-c", f'ulimit -f {kib}; exec "$@"', "bash", sys.executable, str(ROOT / "run_roadmap.py")]
     return subprocess.run([*command, *overrides], capture_output=True, text=True, timeout=200, check=False)
 

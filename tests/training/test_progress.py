@@ -1,4 +1,4 @@
-"""What a run shows while it trains, also when nobody watches: one line per epoch, history.csv, progress.json."""
+"""Progress of a run while it trains: one line per epoch, history.csv and progress.json."""
 
 from __future__ import annotations
 
