@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 
+from roadmap import __version__
 from roadmap.runtime.exit_codes import EXIT_BAD_INPUT, EXIT_RUN_FAILED, EXIT_STOPPED
 from roadmap.runtime.signals import Stopped, exit_on_signal, raise_on_signal
 from roadmap.runtime.streams import discard_output, prepare_streams
@@ -44,7 +45,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.argv[1:] = arguments
     with exit_codes(show_traceback=os.environ.get("HYDRA_FULL_ERROR") == "1"):
         code = 0
-        if sys.argv[1:] and re.fullmatch(r"[a-z_]+", sys.argv[1]):
+        if "--version" in sys.argv[1:]:
+            print(f"roadmap {__version__}")
+        elif sys.argv[1:] and re.fullmatch(r"[a-z_]+", sys.argv[1]):
             code = _run_subcommand(*sys.argv[1:])
         else:
             _run_overrides()

@@ -14,19 +14,28 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from roadmap import __version__
 from roadmap.commands.tables import format_size
+from roadmap.config import paths
 from roadmap.config.datasets import DEFAULT_ROOT, KNOWN_DATASETS, Source, folder_of_files
-from roadmap.config.paths import CONF
+from roadmap.config.files import read_yaml
 from roadmap.config.schema import DataSpec, SpecError
 from roadmap.config.steps import all_steps, all_transforms
 from roadmap.runtime import lock, system
 
 MINIMUM_PYTHON = (3, 11)
-MINIMUM_VERSIONS = {"torch": "2.9", "torchvision": "0.24", "timm": "1.0.20", "hydra-core": "1.3.2", "numpy": "0"}
-OTHER_PACKAGES = ("omegaconf", "pandas", "matplotlib", "scipy", "statsmodels", "scikit-learn", "pillow", "rich")
+MINIMUM_VERSIONS = {"torch": "2.9", "torchvision": "0.24", "timm": "1.0.20", "hydra-core": "1.3.2"}
+OTHER_PACKAGES = (
+    "numpy",
+    "omegaconf",
+    "pandas",
+    "matplotlib",
+    "scipy",
+    "statsmodels",
+    "scikit-learn",
+    "pillow",
+    "rich",
+)
 EXTRAS = {"hfds": ("datasets", "data=timm data.name=hfds/..."), "wds": ("webdataset", "data=timm data.name=wds/...")}
 LAUNCHERS = {
     "submitit_slurm": ("hydra-submitit-launcher", "submitit"),
@@ -53,20 +62,30 @@ class Finding:
 
 def check_program() -> Iterator[Finding]:
     """Return version, commit and configs of this program."""
-    yield Finding("program", "roadmap", f"{__version__} in {_short(CONF.parent)}")
+    yield Finding("program", "roadmap", f"{__version__} in {_short(paths.CONF.parent)}")
     git = system.git_state()
     if git["commit"] is not None:
         yield Finding("program", "git commit", f"{git['commit'][:12]}{', with changes' if git['dirty'] else ''}")
-    try:
-        text = f"{len(all_steps())} steps, {len(all_transforms())} transforms"
-        yield Finding("program", "configs", f"{text} in {_short(CONF)}")
-    except (SpecError, OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        yield Finding("program", "configs", "not readable", "error", f"{reason}; correct or delete the file")
+    yield from _check_configs()
     version = ".".join(map(str, MINIMUM_PYTHON))
     old = sys.version_info < MINIMUM_PYTHON
     advice = f"older than {version}; install Python {version} or newer"
     yield Finding("program", "python", f"{platform.python_version()} ({platform.platform()})", *_error_if(old, advice))
+
+
+def _check_configs() -> Iterator[Finding]:
+    """Return the number of steps and transforms, and each file of `conf/` that cannot be used."""
+    errors = {str(error): None for files in (all_transforms(), all_steps()) for error in files.errors.values()}
+    for path in sorted(paths.CONF.rglob("*.yaml")):
+        try:
+            if path.parent.name not in ("step", "transform", "ingredient"):
+                read_yaml(path)
+        except SpecError as error:
+            errors[str(error)] = None
+    text = f"{len(all_steps())} steps, {len(all_transforms())} transforms in {_short(paths.CONF)}"
+    yield Finding("program", "configs", text, *_error_if(not all_steps(), "no step can be read; install roadmap again"))
+    for error in errors:
+        yield Finding("program", "config", "cannot be used", "warning", error)
 
 
 def check_packages() -> Iterator[Finding]:

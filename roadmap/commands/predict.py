@@ -48,7 +48,10 @@ def predict_command(arguments: list[str]) -> int:
             shown = [{"label": label, "class": name, "probability": p} for label, name, p in classes]
             lines.append(json.dumps({"image": str(path), "classes": shown}))
         else:
-            print(f"{printable(str(path))}: " + ", ".join(f"{name} {100 * p:.1f} %" for _, name, p in classes))
+            print(
+                f"{printable(str(path))}: "
+                + ", ".join(f"{printable(name, 80)} {100 * p:.1f} %" for _, name, p in classes)
+            )
     if options.json:
         print("[" + ",\n ".join(lines) + "]")
     return EXIT_COMPLETED

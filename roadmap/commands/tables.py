@@ -17,6 +17,8 @@ from rich.text import Text
 
 from roadmap.report.terminal import GAP, terminal_width
 
+MIN_WRAPPED_WIDTH = 6  # of a column whose texts wrap
+
 Cell = str | Text | ProgressBar
 
 
@@ -57,6 +59,9 @@ def make_table(
     natural = {i: _column_width(columns[i], [row[i] for row in rows], wraps=False) for i in chosen}
     widths = {i: _column_width(columns[i], [row[i] for row in rows]) for i in chosen}
     spare = math.inf if width is None else width - _total(widths)
+    for i in [i for i in chosen if columns[i].wraps_at is not None and spare < 0]:  # a very narrow terminal
+        widths[i] -= int(min(max(0, widths[i] - MIN_WRAPPED_WIDTH), max(0, -spare)))
+        spare = math.inf if width is None else width - _total(widths)
     for i in chosen:  # columns whose texts wrap get the free width, the first column first
         widths[i] += int(min(natural[i] - widths[i], max(0, spare)))
         spare = math.inf if width is None else width - _total(widths)

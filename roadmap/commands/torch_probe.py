@@ -10,6 +10,8 @@ import sys
 from importlib import import_module
 from typing import Any
 
+from roadmap.config.names import one_line
+
 
 def probe() -> dict[str, Any]:
     """Return the version, devices, threads and the device and precision that `auto` selects; `errors` by topic."""
@@ -22,7 +24,7 @@ def probe() -> dict[str, Any]:
         try:
             return action()
         except Exception as error:  # a broken installation raises errors of any type
-            facts["errors"][topic] = " ".join(f"{type(error).__name__}: {error}".split())
+            facts["errors"][topic] = one_line(f"{type(error).__name__}: {error}")
             return None
 
     def gpus() -> list[str]:

@@ -81,6 +81,7 @@ def watch_command(arguments: list[str]) -> int:
             with Live(console=make_console(), auto_refresh=False, vertical_overflow="crop") as live:
                 while True:
                     listing = source.read()
+                    live.console.width = terminal_width()  # which the user may have changed
                     live.update(_view(listing, options.wide, shutil.get_terminal_size((80, 24)).lines), refresh=True)
                     if _is_over(listing):
                         break

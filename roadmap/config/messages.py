@@ -19,6 +19,7 @@ from roadmap.config.files import circular_files, config_names, shown_path, yaml_
 from roadmap.config.names import printable
 from roadmap.config.schema import RunSpec, SpecError
 
+LIST_GROUPS = ("transform", "ingredient")  # a run can have several of them, as +transform=[a,b]
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, SpecError)
 LAUNCHERS = ("submitit_slurm", "submitit_local", "ray")  # hydra/launcher=...; see roadmap.sweep.launchers
 
@@ -99,7 +100,9 @@ def _missing_config(outer: str) -> str | None:
         return f"{override}: unknown field or group; {suggest(key, [*_groups(), *field_paths('')])}"
     multiple = re.search(r"Multiple values for (\S+)\.", outer)
     if multiple:
-        return f"{multiple[1]}: given more than once; give it once, several as +{multiple[1]}=[a,b]"
+        name = multiple[1]
+        several = f"+{name}=[a,b]" if name in LIST_GROUPS else f"-m +{name}=a,b, a run for each"
+        return f"{name}: given more than once; give it once, or several as {several}"
     ambiguous = re.search(r"Ambiguous value for argument '(.*?)'\n", outer)
     if ambiguous:
         key, _, values = ambiguous[1].partition("=")

@@ -9,7 +9,7 @@ from hydra.core.config_store import ConfigStore
 
 from roadmap.config import paths
 from roadmap.config.files import config_names, read_yaml
-from roadmap.config.messages import LAUNCHERS, field_type, suggest, unknown_launcher
+from roadmap.config.messages import LAUNCHERS, LIST_GROUPS, field_paths, field_type, suggest, unknown_launcher
 from roadmap.config.names import STUDY_RULE, is_study_name, printable
 from roadmap.config.schema import SpecError
 from roadmap.config.steps import check_files
@@ -42,18 +42,36 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
             (overrides if is_override else options).append(argument)
     if options and not options[0].startswith("-"):  # a word that is neither an option, its value, nor an override
         raise SpecError(f"{options[0]}: is not a valid override; write field=value, +step=NAME or +study=NAME")
-    for option, value in zip(options, [*options[1:], "nothing"], strict=False):
-        if option in ("--cfg", "-c") and value not in ("job", "hydra", "all"):
-            raise SpecError(f"{option} {value}: must be job, hydra or all; use --cfg job")
+    _check_shown_config(options)
     if options and options[-1] in ("--info", "-i"):
         options.append("all")
     return [*options, *overrides]
+
+
+def _check_shown_config(options: Sequence[str]) -> None:
+    """Raise SpecError unless the values of --cfg and --package exist, and --package comes with --cfg."""
+    values: dict[str, str] = {}
+    for argument, following in zip(options, [*options[1:], ""], strict=False):
+        option, equals, value = argument.partition("=")
+        values[option] = value if equals else following
+    shown, package = (values.get(name, values.get(name[1:3])) for name in ("--cfg", "--package"))
+    if shown is not None and shown not in ("job", "hydra", "all"):
+        raise SpecError(f"{f'--cfg {shown}'.strip()}: must be job, hydra or all; use --cfg job")
+    if package is None:
+        return
+    if shown is None:
+        raise SpecError("--package: shows a part of the config; use it with --cfg job")
+    of_hydra = shown != "job" and re.match(r"hydra\b", package) is not None
+    if field_type(package) is None and package != "_global_" and not of_hydra:
+        raise SpecError(f"--package {package}: unknown section; {suggest(package, field_paths(''))}")
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
     """Raise SpecError for overrides that Hydra would misunderstand, or refuse with an unclear message."""
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
+        if not key:
+            raise SpecError(f"{override}: is not a valid override; write field=value, +step=NAME or +study=NAME")
         if re.match(r"hydra\b", key) and not HYDRA_OVERRIDE.fullmatch(key):
             raise SpecError(
                 f"{override}: cannot be set; of hydra, only hydra/launcher and hydra.launcher.FIELD can be set"
@@ -66,6 +84,9 @@ def check_overrides(overrides: Sequence[str]) -> None:
         is_word = re.fullmatch(r"null|true|false|[-+.\d]*|\{.*\}", value.lower()) is None
         if known and not is_word and not override.startswith(("~", "study=")):
             raise SpecError(f"{key}={value}: must be the name of a config; use one of {', '.join(known)}")
+        if known and key not in (*LIST_GROUPS, "study") and value.startswith("["):
+            sign, values = "+" if override[0] == "+" else "", value.strip("[]").replace(" ", "")
+            raise SpecError(f"{override}: one {key} per run; to train a run for each, write -m {sign}{key}={values}")
         is_number = re.fullmatch(r"[-+]?[\d._]+(e[-+]?\d+)?", value.lower())
         if is_number and value not in ("0", "1") and field_type(key) is bool:
             raise SpecError(f"{key}={value}: must be true or false")

@@ -6,6 +6,7 @@ roadmap is the longest chain of steps without variants.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from functools import cache
 from typing import Any
 
@@ -154,6 +155,16 @@ def label_of_transforms(names: list[str]) -> str:
     of_step = all_steps()[step].transforms if step in all_steps() else ()
     label = all_transforms()[of_step[-1]].label if of_step else {"ingredients": "all ingredients"}.get(step, step)
     return label + (f" with {labels(added)}" if added else "") + (f" without {labels(omitted)}" if omitted else "")
+
+
+def note_on_names(networks: Iterable[Collection[str]]) -> str | None:
+    """Return a note if the names of these networks may depend on a step whose file cannot be read, else None."""
+    errors = all_steps().errors
+    steps = [set(step.transforms) for step in all_steps().values()]
+    if not errors or all(set(names) in steps for names in networks):
+        return None
+    first = next(iter(errors.values()))
+    return f"note: {first}. Without this step, a network may have another name, and its finished run is not found"
 
 
 @cache

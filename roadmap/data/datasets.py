@@ -22,7 +22,7 @@ from roadmap.config.datasets import (
     folder_of_files,
 )
 from roadmap.config.folders import split_folder
-from roadmap.config.names import printable
+from roadmap.config.names import one_line, printable
 from roadmap.config.schedule import fit_to_dataset
 from roadmap.config.schema import BudgetSpec, DataSpec, SpecError
 from roadmap.data.download import download_if_absent
@@ -187,7 +187,7 @@ def read_timm(data: DataSpec) -> Splits:
         except ImportError as error:
             raise SpecError(f"data.name={data.name}: {error}; install the optional dependencies {prefix}") from error
         except Exception as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = one_line(error)[:200] or type(error).__name__
             message = f"timm cannot open split {split} ({reason}); check data.name, data.root and data.{field}_split"
             raise SpecError(f"data.name={data.name}: {message}") from error
         splits.append(images)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from roadmap.config.compose import compose_network
+from roadmap.config.names import one_line
 from roadmap.config.schema import RunSpec, SpecError
 
 # (our name, name in the source). {i}: stage, from 0; {l}: stage, from 1; {j}: block; {p}: weight, bias, ...
@@ -134,7 +135,7 @@ def _from_timm(source: str) -> dict[str, Tensor]:
     try:
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)[:200] or type(error).__name__
         raise SpecError(f"weights={source}: could not be downloaded ({reason}); give a file instead") from error
 
 

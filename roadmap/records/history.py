@@ -6,7 +6,6 @@ removed when its record is written. Neither is needed to resume. If they cannot 
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import platform
@@ -65,7 +64,8 @@ def read_history(folder: Path) -> list[dict[str, str]]:
     except OSError:
         return []
     lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n") and "\0" not in line]
-    rows = [row for row in csv.reader(lines) if len(row) == len(HISTORY_FIELDS) and row[0].isdecimal()]
+    rows = [line.rstrip("\n").split(",") for line in lines]
+    rows = [row for row in rows if len(row) == len(HISTORY_FIELDS) and row[0].isdecimal()]
     return [dict(zip(HISTORY_FIELDS, row, strict=True)) for row in rows]
 
 

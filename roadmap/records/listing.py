@@ -261,7 +261,7 @@ def read_progress(folder: Path) -> Progress | None:
     numbers = [progress.updated, *(number for number in optional if number is not None)]
     if not all(isinstance(count, int) and 0 <= count < 2**53 for count in counts):
         return None
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+    if not all(isinstance(number, int | float) and abs(number) < 2**63 for number in numbers):
         return None
     return progress if progress.epochs and progress.iterations_per_epoch else None
 

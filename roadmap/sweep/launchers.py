@@ -17,6 +17,7 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from roadmap.config.names import one_line
 from roadmap.config.schema import SpecError
 from roadmap.records.record import finished_record, run_folder
 from roadmap.runtime.logs import configure_logging, logger
@@ -180,5 +181,5 @@ def _modification_times(run: PlannedRun) -> list[int | None]:
 
 def _one_line(error: BaseException) -> str:
     """Return an error of a launcher, which may hold whole logs, as one line of limited length."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = one_line(f"{type(error).__name__}: {error}")
     return text if len(text) < 1200 else f"{text[:200]} ... {text[-900:]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from roadmap.config.choices import Design
 from roadmap.config.designs import Layout
 from roadmap.config.schema import SpecError
+from roadmap.config.steps import note_on_names
 from roadmap.records.manifest import add_runs, read_manifest
 from roadmap.records.record import COMPLETED, finished_record, run_folder, study_folder
 from roadmap.runtime import lock
@@ -29,6 +30,8 @@ def run_single(run: PlannedRun) -> None:
     if spec.design.name is not Design.grid:
         name = spec.design.name.value
         raise SpecError(f"design.name={name}: needs a study, as +study={name}")
+    if (note := note_on_names([spec.transforms])) is not None:
+        logger.info(note)
     if spec.plan:
         logger.info(estimate_runtime([run]))
         return

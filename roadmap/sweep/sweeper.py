@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from roadmap.config.designs import Layout
 from roadmap.config.schema import RunSpec, SpecError
+from roadmap.config.steps import note_on_names
 from roadmap.models.structure import Structure
 from roadmap.records.manifest import add_runs, setting_overrides
 from roadmap.records.record import (
@@ -49,6 +50,8 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     """
     runs, layout = plan_runs(config, loader, arguments)
     first = runs[0].spec
+    if (note := note_on_names(run.spec.transforms for run in runs)) is not None:
+        logger.info(note)
     if first.plan:
         logger.info(estimate_runtime(runs))
         return

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import pytest
 
 from roadmap.commands import doctor, doctor_checks, torch_probe
 from roadmap.runtime import system
+from tests.conf_files import copy_conf, forget_files
+from tests.conftest import ROOT
 from tests.helpers import call_main
 
 FACTS: dict[str, Any] = {
@@ -135,12 +138,25 @@ def test_old_and_missing_packages_are_errors(facts: dict[str, Any], monkeypatch:
     assert found["packages/not-a-package"]["value"] == "not installed"
 
 
-def test_a_damaged_config_is_an_error_with_its_name(facts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    def damaged() -> None:
-        raise doctor_checks.SpecError("conf/transform/mine.yaml: invalid YAML")
+@pytest.mark.parametrize("group", ["transform", "step", "recipe", "."])
+def test_a_damaged_config_is_a_warning_with_its_name(
+    group: str, facts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = copy_conf(tmp_path, monkeypatch)
+    assert "program/config" not in findings()
+    (conf / group / "mine.yaml").write_text("# @package _global_\na: [\n")
+    forget_files()
+    finding = findings()["program/config"]
+    forget_files()
+    name = str(Path("conf") / group / "mine.yaml")
+    assert finding["level"] == "warning" and finding["advice"].startswith(f"{name}: is not valid YAML")
 
-    monkeypatch.setattr(doctor_checks, "all_transforms", damaged)
-    assert "conf/transform/mine.yaml" in findings(code=1)["program/configs"]["advice"]
+
+def test_minimum_versions_are_those_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    least = dict(dependency.split(">=") for dependency in project["dependencies"])
+    assert {name: least[name] for name in doctor_checks.MINIMUM_VERSIONS} == doctor_checks.MINIMUM_VERSIONS
+    assert project["requires-python"] == ">=" + ".".join(map(str, doctor_checks.MINIMUM_PYTHON))
 
 
 def test_a_folder_that_is_not_writable_is_an_error(facts: dict[str, Any]) -> None:

@@ -53,6 +53,15 @@ def test_each_image_gets_a_line_with_its_classes(place: Path) -> None:
         assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(100, abs=0.2)
 
 
+def test_a_class_name_with_control_characters_is_printed_with_escapes(place: Path) -> None:
+    path = run_of(place) / "record.json"
+    content = json.loads(path.read_text()) | {"classes": ["a\nb", "\x1b[31m", "o" * 300]}
+    path.write_text(json.dumps(content))
+    result = call_main("predict", str(run_of(place)), "images/val/cat/0.png", "--device", "cpu")
+    assert result.code == 0 and "a\\nb " in result.out and "\\x1b[31m " in result.out and "o" * 81 not in result.out
+    assert result.out.count("\n") == 1
+
+
 def test_a_run_is_found_by_its_name_and_json_has_all_values(place: Path) -> None:
     arguments = ("images/val/cat/0.png", "images/val/owl/0.png", "--json", "--top", "2", "--device", "cpu")
     by_name = call_main("predict", run_of(place).name, *arguments)

@@ -54,20 +54,31 @@ def test_the_table_shows_progress_of_every_run(runs: dict[str, RunSpec], monkeyp
     assert totals.endswith("about 3:47 left")
 
 
-@pytest.mark.parametrize("columns", [40, 60, 80, 100, 200])
+@pytest.mark.parametrize("columns", [32, 40, 60, 80, 100, 200])
 def test_no_line_is_longer_than_the_terminal(
     runs: dict[str, RunSpec], columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     out = call_main("watch", "mine", "--once").out
     assert max(map(len, out.splitlines())) <= columns
+    assert "3/4" in out and ("91.25" in out) == ("top-1" in out.splitlines()[0])  # no digit is cut
     wide = call_main("watch", "mine", "--once", "--wide").out
     assert wide.splitlines()[0].split()[-1] == "left"
 
 
 def test_damaged_files_and_lists_are_shown_in_the_table(runs: dict[str, RunSpec]) -> None:
     folder = run_folder(runs["running"])
-    for content in ("", "{", "[1]", '{"epoch": "x"}', '{"epoch": 1e999}', json.dumps(progress_of(epochs=0)), "\0"):
+    huge = json.dumps(progress_of(train_loss=10**400))
+    for content in (
+        "",
+        "{",
+        "[1]",
+        '{"epoch": "x"}',
+        '{"epoch": 1e999}',
+        json.dumps(progress_of(epochs=0)),
+        "\0",
+        huge,
+    ):
         (folder / "progress.json").write_text(content)
         (folder / "history.csv").write_text(content)
         result = call_main("watch", "mine", "--once")

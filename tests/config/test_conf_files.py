@@ -77,6 +77,19 @@ def test_a_damaged_file_does_not_affect_commands_that_do_not_use_it(conf: Path) 
     assert "mine" not in all_transforms() and "other" not in all_steps()
 
 
+def test_a_note_says_that_a_damaged_step_may_change_a_name(conf: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The nearest step gives a network its name, so that the run of a network that is no step may get another name."""
+    (conf / "step" / "other.yaml").write_text(HEADER + "defaults: [\n")
+    note = "note: conf/step/other.yaml: is not valid YAML in line 3 "
+    for arguments in (("+step=gelu", "+transform=[grn]"), ("-m", "+step=gelu", "+transform=[grn]", "seed=0,1")):
+        caplog.clear()
+        assert call_main(*arguments, "plan=true").code == 0
+        line = caplog.messages[0].replace(f"{conf.parent}/", "")
+        assert line.startswith(note) and "a network may have another name" in line
+    caplog.clear()
+    assert call_main("+step=gelu", "plan=true").code == 0 and "note" not in caplog.text
+
+
 def test_a_step_with_a_damaged_transform_is_refused_in_a_study_that_uses_it(conf: Path) -> None:
     write_mine(conf, DAMAGED["typo"][0])
     study = "study: two\nhydra: {mode: MULTIRUN, sweeper: {params: {+step: 'glob(mi*)'}}}\n"

@@ -40,7 +40,7 @@ def test_the_curve_has_one_line_per_epoch_with_empty_cells(tmp_path: Path) -> No
     assert [row["test_top1"] for row in read_history(tmp_path)] == ["", "50.0"]
 
 
-@pytest.mark.parametrize("tail", ["", "4,0.0", "\0\0\0", "x,y\n", "3,0.01,0.3,,,9.0\n"])
+@pytest.mark.parametrize("tail", ["", "4,0.0", "\0\0\0", "x,y\n", "3,0.01,0.3,,,9.0\n", "x" * 200_000 + "\n"])
 def test_after_a_resume_each_epoch_has_one_line(tmp_path: Path, tail: str) -> None:
     """`tail` is the text that a killed run has left at the end of the file."""
     written = History(tmp_path, [])
