@@ -62,7 +62,7 @@ UNKNOWN_OR_MISTYPED = [
     (("network.depths=3",), "network.depths"),
     (("seed=x",), "seed"),
     (("device=tpu",), "device"),
-    (("=3",), "must be a string"),
+    (("=3",), "=3: is not a valid override; write field=value"),
     (("gelu",), "gelu"),
 ]
 

@@ -36,6 +36,7 @@ def train_first_epochs(spec: RunSpec, epochs: int, folder: Path) -> None:
     trainer.save(folder)
 
 
+@pytest.mark.slow
 def test_a_sweep_with_two_processes_leaves_the_records_of_one(tmp_path: Path) -> None:
     """BatchNorm over both processes; one run is resumed from the checkpoint of a single process."""
     specs = [compose(f"+step={step}", *LOADED, f"out={tmp_path}/one") for step in ("baseline", "layer_norm")]

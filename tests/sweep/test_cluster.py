@@ -94,6 +94,7 @@ def test_a_stopped_launcher_stops_the_sweep(runs: list[PlannedRun]) -> None:
         run_on_cluster(ClusterLauncher("ray", stop, {}), runs)
 
 
+@pytest.mark.slow
 def test_a_job_of_submitit_trains_its_run(command_line: CommandLine, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra [slurm] is not installed")
     result = command_line("-m", "+step=baseline", *TINY, "hydra/launcher=submitit_local")
