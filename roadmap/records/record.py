@@ -27,6 +27,7 @@ from roadmap.runtime.system import cpu_name, git_state, package_versions
 FORMAT = 3  # of the record and of the meaning of a config; records of another format are not read
 COMPLETED, DIVERGED, FAILED = "completed", "diverged", "failed"
 FINISHED = (COMPLETED, DIVERGED)  # another attempt would give the same result; a failed run is retried
+CHECKPOINT_NAME = "checkpoint.pt"
 RUNS_FOLDER = "runs"  # folder in `out` with the runs of all studies; also the study of commands that name none
 # Fields that do not determine the result: paths, names, the device, checkpoints, how a sweep runs.
 NOT_HASHED = (
@@ -151,14 +152,17 @@ def finished_record(spec: RunSpec) -> dict[str, Any] | None:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete temporary files of a killed process. The caller must hold the folder's lock."""
-    for name in ("record.json", "correct.npy", "model.pt", "checkpoint.pt", HISTORY_NAME, PROGRESS_NAME):
+    for name in ("record.json", "correct.npy", "model.pt", CHECKPOINT_NAME, HISTORY_NAME, PROGRESS_NAME):
         for path in folder.glob(f".{name}.*"):
             path.unlink()
 
 
-def keep_previous_record(folder: Path) -> None:
-    """Rename the record of a run that is about to be repeated to record.before.json."""
-    (folder / "record.json").replace(folder / "record.before.json")
+def keep_previous_record(folder: Path) -> bool:
+    """Rename the record of a finished run, which is repeated, to record.before.json; return whether there was one."""
+    is_finished = (read_record(folder) or {}).get("status") in FINISHED
+    if is_finished:
+        (folder / "record.json").replace(folder / "record.before.json")
+    return is_finished
 
 
 def new_record(spec: RunSpec, command: str) -> dict[str, Any]:

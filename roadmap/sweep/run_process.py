@@ -19,6 +19,7 @@ from roadmap.records.record import (
     FAILED,
     FINISHED,
     finished_record,
+    keep_previous_record,
     new_record,
     read_record,
     run_folder,
@@ -73,7 +74,7 @@ class RunProcess:
         if not is_rank_zero():
             return {"status": COMPLETED if code == EXIT_COMPLETED else FAILED}
         record = read_record(self.folder)
-        if record is not None and self._record_mtime() != self.written_before:
+        if record is not None and self.has_new_record:
             return record
         if record is not None and record["status"] in FINISHED and code in (EXIT_COMPLETED, EXIT_RUN_FAILED):
             return record  # another process finished it in the meantime
@@ -90,6 +91,11 @@ class RunProcess:
     def terminate(self) -> None:
         """Ask the run to write a checkpoint and end."""
         self.process.terminate()
+
+    @property
+    def has_new_record(self) -> bool:
+        """Whether the run has a record that was written after the start of this process."""
+        return self._record_mtime() not in (None, self.written_before)
 
     def _record_mtime(self) -> int | None:
         path = self.folder / "record.json"
@@ -174,6 +180,7 @@ def record_failure(run: PlannedRun, reason: str) -> dict[str, Any]:
         try:
             with lock.hold(folder):
                 if run.spec.force or finished_record(run.spec) is None:
+                    keep_previous_record(folder)
                     write_record(folder, record)
             break
         except lock.LockedError:  # another study trains this run, or only checked whether it is locked

@@ -11,7 +11,7 @@ from typing import Any
 
 from roadmap.config.choices import Failures
 from roadmap.records.manifest import command_line
-from roadmap.records.record import COMPLETED, finished_record, run_folder
+from roadmap.records.record import CHECKPOINT_NAME, COMPLETED, finished_record, run_folder
 from roadmap.runtime import lock
 from roadmap.runtime.logs import logger
 from roadmap.runtime.progress import format_duration
@@ -36,9 +36,10 @@ def run_locally(runs: Sequence[PlannedRun]) -> dict[Path, str]:
     waiting = list(enumerate(runs, start=1))
     running: dict[RunProcess, int] = {}
     process_numbers = itertools.count(1)
+    failed = False  # with failures=stop
     with deferred_signals() as stop:
         try:
-            while (waiting or running) and not stop:
+            while (waiting or running) and not stop and not failed:
                 while len(running) < placement.num_parallel and (entry := _take_unlocked(waiting)) is not None:
                     number, run = entry
                     title = f"[{number}/{len(runs)}] {run.title}"
@@ -61,8 +62,8 @@ def run_locally(runs: Sequence[PlannedRun]) -> dict[Path, str]:
                     _log_result(process, record, time.monotonic() - started, num_done, len(runs))
                     if record["status"] != COMPLETED and process.run.spec.failures is Failures.stop:
                         logger.info("failures=stop: started runs write a checkpoint, no other run starts")
-                        unstarted = {run_folder(run.spec): "not started" for _, run in waiting}
-                        return unstarted | {other.folder: "stopped, with a checkpoint" for other in running}
+                        failed = True
+                        break
         finally:
             for process in running:
                 process.terminate()
@@ -70,7 +71,13 @@ def run_locally(runs: Sequence[PlannedRun]) -> dict[Path, str]:
                 process.process.join()
     if stop:
         raise Stopped(f"stopped by {stop.reason}: {num_done} of {len(runs)} runs done; {how_to_resume()}")
-    return {}
+    stopped = {process.folder: _how_it_stopped(process) for process in running if not process.has_new_record}
+    return {run_folder(run.spec): "not started" for _, run in waiting} | stopped
+
+
+def _how_it_stopped(process: RunProcess) -> str:
+    has_checkpoint = (process.folder / CHECKPOINT_NAME).exists()
+    return "stopped, with a checkpoint" if has_checkpoint else "stopped before its first checkpoint"
 
 
 def how_to_resume() -> str:

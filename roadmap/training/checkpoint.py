@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
+from roadmap.records.record import CHECKPOINT_NAME
 from roadmap.runtime.files import write_atomically
 
 MAGIC = b"roadmap checkpoint 1\n"
-NAME, PREVIOUS, BAD = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.bad.pt"
+NAME, PREVIOUS, BAD = CHECKPOINT_NAME, "checkpoint.previous.pt", "checkpoint.bad.pt"
 
 
 class CheckpointError(Exception):

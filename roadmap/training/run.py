@@ -15,9 +15,11 @@ import numpy as np
 import torch
 
 from roadmap.config.datasets import class_names
+from roadmap.config.names import one_line
 from roadmap.config.schedule import make_schedule
 from roadmap.config.schema import RunSpec, SpecError
 from roadmap.data import datasets
+from roadmap.data.images import BadImageError
 from roadmap.data.loaders import train_loader
 from roadmap.data.sampling import BatchSplit
 from roadmap.models import weights
@@ -31,7 +33,6 @@ from roadmap.records.record import (
     finished_record,
     keep_previous_record,
     new_record,
-    read_record,
     remove_leftovers,
     run_folder,
     write_record,
@@ -82,9 +83,6 @@ def run(spec: RunSpec, command: str = "", title: str = "", wait: bool = False, g
         if answer is not None:
             return _return_or_raise(answer)
         remove_leftovers(folder)
-        if (read_record(folder) or {}).get("status") in FINISHED:  # force=true: start again
-            checkpoint.remove(folder)
-            keep_previous_record(folder)
         try:
             return _train_and_record(spec, command, title, group_name, stack)
         except BaseException:
@@ -105,6 +103,7 @@ def _train_and_record(spec: RunSpec, command: str, title: str, group_name: str, 
     metrics, folder = Metrics(), run_folder(spec)
     trainer: Trainer | None = None
     log: TextIO | None = None
+    is_new_log = False
     try:
         device_config = choose_device(spec.device, spec.precision)
         record |= asdict(measure_cost(spec.network, spec.data.image_size))
@@ -112,22 +111,32 @@ def _train_and_record(spec: RunSpec, command: str, title: str, group_name: str, 
         trainer = Trainer(spec, device_config, metrics, title)
         record |= {"plan": asdict(trainer.schedule), "num_train": trainer.train_batches.num_images}
         record |= {"classes": recorded_classes(spec)}
-        if not title:  # only now: nothing is written if the data do not fit the spec
+        # Only now: nothing is written or renamed if the device or the data do not fit the spec.
+        if is_rank_zero() and keep_previous_record(folder):  # force=true: start again
+            checkpoint.remove(folder)
+        if not title:
+            is_new_log = not (folder / "log.txt").exists()
             log = stack.enter_context(also_log_to(folder / "log.txt"))
             write_line(log, f"\n{time.strftime('%Y-%m-%d %H:%M:%S')} {command}\n  on {device_config}")
         trainer.resume(folder)
         trainer.train(folder)
         record["status"] = COMPLETED
-    except (SpecError, KeyboardInterrupt, Stopped):
+    except SpecError:
+        if log is not None and is_new_log:
+            with suppress(OSError):
+                (folder / "log.txt").unlink()
+        raise
+    except (KeyboardInterrupt, Stopped):
         raise
     except DivergedError as error:
         record |= {"status": DIVERGED, "error": str(error)}
         if trainer is not None and len(metrics.curve) < trainer.schedule.epochs:
             metrics.evaluation = None  # it is that of an earlier epoch: the run has no result
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = one_line(f"{type(error).__name__}: {error}")
         record |= {"status": FAILED, "error": reason, "traceback": traceback.format_exc()}
-        print(record["traceback"], file=sys.stderr)
+        if title or not is_expected(error):  # with a title, standard error is the log
+            print(record["traceback"], file=sys.stderr)
         write_line(log, record["traceback"])
         if is_rank_zero():
             record["error"] = distributed.published_failure(group_name) or reason
@@ -136,18 +145,45 @@ def _train_and_record(spec: RunSpec, command: str, title: str, group_name: str, 
         metrics.evaluation = None
     record |= metrics.record_fields() | {"wall_seconds": metrics.wall_seconds}
     if is_rank_zero():
+        keep_previous_record(folder)  # for a repeated run that failed before its start
+        results: dict[str, np.ndarray | dict[str, Any]] = {}
         if trainer is not None and metrics.evaluation is not None:
-            results: dict[str, np.ndarray | dict[str, Any]] = {"correct.npy": metrics.evaluation.correct}
+            results["correct.npy"] = metrics.evaluation.correct
             if spec.save_weights:
                 results["model.pt"] = trainer.model.state_dict()
-            if missing := _write_results(folder, results):
-                record["missing"] = missing
-        _write_record_last(folder, record)
+        _record_with_results(folder, record, results, spec.keep_checkpoint)
         if "missing" in record:
             logger.info(f"{title or ' '} not written: {', '.join(record['missing'])}; the record is complete")
-        if record["status"] in FINISHED and not spec.keep_checkpoint:
-            checkpoint.remove(folder)
     return record
+
+
+def is_expected(error: Exception) -> bool:
+    """Return whether the data or the machine caused the error, such as too little memory: it is not a bug."""
+    if isinstance(error, (BadImageError, MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # PyTorch on a processor
+
+
+def _record_with_results(
+    folder: Path, record: dict[str, Any], results: dict[str, np.ndarray | dict[str, Any]], keep_checkpoint: bool
+) -> None:
+    """Write the results, then the record, and remove the checkpoints. `record["missing"]` states what does not fit on
+    the disk. Raises OSError if the record cannot be written."""
+    if missing := _write_results(folder, results):
+        record["missing"] = list(missing.values())
+    _write_record_last(folder, record)
+    if record["status"] not in FINISHED or keep_checkpoint:
+        return
+    checkpoint.remove(folder)
+    if missing:  # the checkpoints may have taken the space
+        again = _write_results(folder, {name: results[name] for name in missing})
+        complete = record | {"missing": list(again.values())}
+        if not again:
+            del complete["missing"]
+        with suppress(OSError):  # otherwise the record stays as it is
+            write_record(folder, complete)
+            record.clear()
+            record.update(complete)
 
 
 def recorded_classes(spec: RunSpec) -> list[str] | None:
@@ -157,14 +193,14 @@ def recorded_classes(spec: RunSpec) -> list[str] | None:
     return names if fits else None
 
 
-def _write_results(folder: Path, results: dict[str, np.ndarray | dict[str, Any]]) -> list[str]:
-    """Write the files and return what could not be written, as `model.pt: No space left on device`."""
-    missing = []
+def _write_results(folder: Path, results: dict[str, np.ndarray | dict[str, Any]]) -> dict[str, str]:
+    """Write the files. Return the reason for each that could not be written, as `model.pt: No space left on device`."""
+    missing = {}
     for name, value in results.items():
         try:
             write_atomically(folder / name, _to_bytes(value))
         except OSError as error:
-            missing.append(f"{name}: {error.strerror}")
+            missing[name] = f"{name}: {error.strerror}"
             with suppress(OSError):  # a file of an earlier attempt would not belong to this record
                 (folder / name).unlink(missing_ok=True)
     return missing

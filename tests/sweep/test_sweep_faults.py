@@ -12,6 +12,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -24,6 +25,7 @@ from roadmap.sweep.errors import RunFailed
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.scheduler import run_locally
 from roadmap.sweep.sweeper import _raise_for_failures
+from roadmap.training import checkpoint
 from tests.conftest import FAULTS, TINY, background, until
 from tests.helpers import make_image_folder, write_run
 
@@ -194,6 +196,25 @@ def test_failures_stop(capsys: pytest.CaptureFixture[str]) -> None:
     assert failed.endswith(f"; log: {folders[0] / 'log.txt'}")
     assert other == "2 runs did not finish (failures=stop); the same command trains them:"
     assert names == [f"{folder.name}: not started" for folder in folders[1:]]
+
+
+def test_failures_stop_says_how_each_run_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second run is stopped before its first checkpoint, the third with one, and the fourth completes."""
+    specs = [compose("+step=gelu", *TINY, "parallel=4", "failures=stop", f"seed={seed}") for seed in range(4)]
+    first, *others = [run_folder(spec) for spec in specs]
+
+    def start(run: PlannedRun, *_: Any) -> Mock:
+        folder, result = run_folder(run.spec), {"status": "failed", "error": "it failed"}
+        process = Mock(folder=folder, run=run, title="", gpu=None, sentinel=run.spec.seed)
+        process.configure_mock(**{"has_new_record": folder == others[2], "finish.return_value": result})
+        return process
+
+    checkpoint.save(others[1], "a run", {})
+    monkeypatch.setattr("roadmap.sweep.scheduler.RunProcess", start)
+    monkeypatch.setattr("roadmap.sweep.scheduler.wait", Mock(return_value=[0]))
+    not_ended = run_locally([PlannedRun(spec, []) for spec in specs])
+    assert not_ended == {others[0]: "stopped before its first checkpoint", others[1]: "stopped, with a checkpoint"}
+    assert first not in not_ended
 
 
 @pytest.mark.slow

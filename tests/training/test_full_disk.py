@@ -58,6 +58,24 @@ def test_a_full_disk_for_the_results_does_not_lose_the_record(
         assert (folder / name).exists() is (name not in missing)
 
 
+def test_weights_that_fit_without_the_checkpoint_are_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = compose(*RUN, "checkpoint_steps=1")
+    folder = run_folder(spec)
+
+    def write(path: Path, content: bytes, **options: Any) -> None:
+        if path.name == "model.pt" and (folder / checkpoint.NAME).exists():
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        files.write_atomically(path, content, **options)
+
+    monkeypatch.setattr("roadmap.training.run.write_atomically", write)
+    record = run(spec)
+    assert "missing" not in record and read_record(folder) == record
+    assert torch.load(folder / "model.pt", weights_only=True) and not (folder / checkpoint.NAME).exists()
+    assert "not written" not in capsys.readouterr().out
+
+
 def test_a_run_whose_record_cannot_be_written_keeps_its_checkpoint_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
     overrides = (*RUN, "budget.epochs=2", "checkpoint_steps=3")
     spec = compose(*overrides)

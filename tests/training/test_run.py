@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -21,17 +22,19 @@ from roadmap.analysis.table import analyze
 from roadmap.config.compose import compose
 from roadmap.config.schema import SpecError
 from roadmap.config.steps import all_steps
+from roadmap.data.images import BadImageError
 from roadmap.models.complexity import measure_cost
 from roadmap.records.manifest import Manifest
-from roadmap.records.record import read_record, run_folder
+from roadmap.records.record import read_record, run_folder, run_name
 from roadmap.runtime import lock, system
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.run_process import RunProcess, summarize_record
 from roadmap.sweep.single import run_single
+from roadmap.training import checkpoint
 from roadmap.training.evaluation import DivergedError, evaluate
 from roadmap.training.run import check, run
 from tests.conftest import TINY, CommandLine
-from tests.helpers import make_image_folder
+from tests.helpers import call_main, make_image_folder
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -121,6 +124,53 @@ def test_a_repeated_run_begins_again_and_keeps_the_previous_record() -> None:
     second = run(dataclasses.replace(spec, force=True))
     assert second["train_seconds"] != first["train_seconds"] and second["curve"] == first["curve"]
     assert json.loads((folder / "record.before.json").read_text())["started_at"] == first["started_at"]
+
+
+def test_a_repeated_run_that_is_refused_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that this machine does not have is found late, when the run is about to start."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    spec = compose("+step=gelu", *TINY, "keep_checkpoint=true")
+    run(spec)
+    folder = run_folder(spec)
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+    result = call_main("+step=gelu", *TINY, "keep_checkpoint=true", "force=true", "device=cuda")
+    assert result.code == 2 and result.err.startswith("error: device=cuda: ") and result.err.count("\n") == 1
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()} == before
+
+
+def test_a_repeated_run_that_fails_before_its_start_keeps_the_previous_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = compose("+step=gelu", *TINY)
+    first = run(spec)
+    monkeypatch.setattr("roadmap.training.run.measure_cost", Mock(side_effect=ZeroDivisionError))
+    assert run(dataclasses.replace(spec, force=True))["status"] == "failed"
+    assert json.loads((run_folder(spec) / "record.before.json").read_text()) == first
+
+
+def test_a_refused_checkpoint_leaves_no_log() -> None:
+    spec = compose("+step=gelu", *TINY)
+    checkpoint.save(run_folder(spec), run_name(spec), {"epoch": 1})
+    before = {path.name for path in run_folder(spec).iterdir()}
+    result = call_main("+step=gelu", *TINY)
+    assert result.code == 2 and "written by another version of this code; delete it" in result.err
+    assert {path.name for path in run_folder(spec).iterdir()} == before | {lock.LOCK_NAME}
+
+
+@pytest.mark.parametrize(
+    ("error", "is_bug"),
+    [
+        (BadImageError("a.png: cut off"), False),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 99 bytes"), False),
+        (RuntimeError("shapes differ"), True),
+    ],
+)
+def test_only_a_bug_prints_a_traceback(
+    error: Exception, is_bug: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("roadmap.training.run.Trainer", Mock(side_effect=error))
+    record = run(compose("+step=gelu", *TINY))
+    assert record["error"] == f"{type(error).__name__}: {error}" and "Traceback" in record["traceback"]
+    assert ("Traceback" in capsys.readouterr().err) == is_bug
 
 
 def test_a_run_that_diverges_after_an_evaluation_has_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
