@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 from hypothesis import strategies as st
@@ -42,7 +48,27 @@ LIMITS: list[tuple[int, int] | None] = [
     (resource.RLIMIT_FSIZE, 100_000), (resource.RLIMIT_NOFILE, 64), (resource.RLIMIT_NOFILE, 24),
     (resource.RLIMIT_CORE, 0),
 ]  # fmt: skip
-DISKS = ["usual", "usual", "usual", "read-only", "full"]
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[bool]:
+    """Mount a file system of `size` bytes at `folder`; yield whether this is possible. Only root on Linux can do it."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    is_mounted = (
+        shutil.which("mount") is not None and not subprocess.run(command, check=False, capture_output=True).returncode
+    )
+    try:
+        yield is_mounted
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@cache
+def possible_disks() -> list[str]:
+    """Return the kinds of disks that this machine can provide, the usual one most often."""
+    with tempfile.TemporaryDirectory() as folder, small_disk(Path(folder), 4096) as is_mounted:
+        return ["usual", "usual", "usual", *(["read-only", "full"] if is_mounted else [])]
 
 
 class Environment(NamedTuple):
@@ -55,8 +81,8 @@ class Environment(NamedTuple):
 
     def environ(self) -> dict[str, str]:
         """Return the environment variables of the process."""
-        variables = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **self.variables}
-        variables.pop("HYDRA_FULL_ERROR", None)
+        inherited = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+        variables = {**inherited, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **self.variables}
         return {name: value for name, value in variables.items() if value != NOTHING}
 
     def limiter(self) -> Callable[[], None] | None:
@@ -72,5 +98,5 @@ environments = st.builds(
     st.sampled_from([{}, *VARIABLES]),
     st.sampled_from(STREAMS),
     st.sampled_from(LIMITS),
-    st.sampled_from(DISKS),
+    st.deferred(lambda: st.sampled_from(possible_disks())),
 )

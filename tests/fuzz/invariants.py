@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -94,7 +95,7 @@ def find_violations(
         found.append(f"exit code {result.code}")
     if result.code == 2 and not quiet:
         is_usage = result.err.startswith("usage: ")
-        if not is_usage and not (result.err.startswith("error: ") and result.err.count("\n") == 1):
+        if not is_usage and re.fullmatch(r"error: \S.*\n", result.err) is None:
             found.append(f"exit code 2 without a line that says why: {result.err[:300]!r}")
         if is_usage and ": error: " not in result.err:
             found.append(f"exit code 2 with usage, but without an error: {result.err[:300]!r}")

@@ -64,9 +64,7 @@ FIELDS = _fields(RunSpec)
 
 
 # `plan`, `parallel` and the paths have their own tests.
-TRAINED_FIELDS = [
-    path for path in sorted(FIELDS) if path not in (*PATH_FIELDS, "plan", "compile", "data.name", "device")
-]
+TRAINED_FIELDS = [path for path in sorted(FIELDS) if path not in (*PATH_FIELDS, "plan", "compile", "data.name")]
 
 
 def _choices(hint: Any) -> list[str]:

@@ -6,8 +6,9 @@ import contextlib
 from pathlib import Path
 
 from roadmap.config.designs import Layout, Member
+from roadmap.records.history import History, Progress, write_progress
 from roadmap.records.manifest import add_runs
-from roadmap.records.record import run_folder
+from roadmap.records.record import run_folder, run_name
 from roadmap.training import checkpoint
 from roadmap.training.run import run
 from tests.conftest import TINY
@@ -17,7 +18,7 @@ TRAINED = ("+step=gelu", *TINY)
 
 
 def prepare(folder: Path) -> None:
-    """Write made-up runs, the study `demo`, a trained run with its checkpoint, an image folder and odd files."""
+    """Write made-up runs, the study `demo`, a trained and an interrupted run, an image folder and odd files."""
     with contextlib.chdir(folder):
         make_study(Path("experiments"))
         overrides = ["+step=baseline", "seed=0"], ["+step=training_recipe", "seed=0"], ["+step=patchify_stem", "seed=0"]
@@ -30,6 +31,12 @@ def prepare(folder: Path) -> None:
         assert run(trained)["status"] == "completed"
         add_runs([(trained, list(TRAINED))], Layout())
         assert (run_folder(trained) / checkpoint.PREVIOUS).exists()
+        interrupted = make_spec(Path("experiments"), *TRAINED, "seed=1")
+        history = History(run_folder(interrupted), [])
+        for epoch in (1, 2):
+            history.append({"epoch": epoch, "lr": 0.1, "train_loss": 1 / epoch, "test_top1": 50.0}, 3.0 * epoch)
+        write_progress(run_folder(interrupted), Progress(3, 10, 1, 2, 0.5, 100.0, 50.0, 60.0))
+        checkpoint.save(run_folder(interrupted), run_name(interrupted), {})
         Path("weights.pt").write_bytes((run_folder(trained) / "model.pt").read_bytes())
         Path("broken.pt").write_bytes(b"not weights")
         Path("file").write_text("text")

@@ -51,7 +51,11 @@ OPTIONS: dict[str, list[st.SearchStrategy[list[str]]]] = {
     "watch": [_option("--out", path),
     _option("--every", st.one_of(st.sampled_from(["1", "0", "-1", "nan", "1e9"]), odd_values))],
     "doctor": [_option("--out", path), _option("--reports", path)],
-    "predict": [_option("--top", odd_values), _option("--batch-size", odd_values)],
+    "predict": [
+        _option("--top", st.one_of(st.sampled_from(["1", "10", "11"]), odd_values)),
+        _option("--device", st.sampled_from(["cpu", "auto", "cuda", "nope"])),
+        _option("--out", path),
+    ],
 }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ BEFORE = {"runs/a/record.json": "1", "file": "2"}
         (Result(1, "", "Traceback (most recent call last):\nKeyError: 'x'\n"), BEFORE, "traceback: KeyError: 'x'"),
         (Result(-9, "", "killed"), BEFORE, "exit code -9"),
         (Result(2, "", "error: one\ntwo\n"), BEFORE, "exit code 2 without a line that says why"),
+        (Result(2, "", "error: \n"), BEFORE, "exit code 2 without a line that says why"),
         (Result(2, "", ""), BEFORE, "exit code 2 without a line that says why"),
         (Result(2, "", "usage: roadmap runs [--help]\n"), BEFORE, "exit code 2 with usage, but without an error"),
         (Result(1, "", ""), BEFORE, "exit code 1 without a reason"),
