@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def read_global_yaml(path: Path) -> dict[str, Any]:
     """Return the fields of a YAML file. Raises SpecError also if the header GLOBAL_PACKAGE is missing."""
     content = read_yaml(path)
-    lines = path.read_text(encoding="utf-8").splitlines()
-    comments = [line.replace(" ", "") for line in lines if line.startswith("#")]
-    if GLOBAL_PACKAGE.replace(" ", "") not in comments:
-        raise SpecError(f"{shown_path(path)}: the first line must be {GLOBAL_PACKAGE}")
+    lines = [line.replace(" ", "") for line in path.read_text(encoding="utf-8").splitlines()]
+    header = takewhile(lambda line: not line or line.startswith("#"), lines)  # Hydra reads no other lines
+    if GLOBAL_PACKAGE.replace(" ", "") not in header:
+        raise SpecError(f"{shown_path(path)}: needs the line {GLOBAL_PACKAGE} before its first field; add it")
     return content
 
 
