@@ -44,8 +44,8 @@ def test_all_ways_take_overrides(way: str, tmp_path: Path) -> None:
 
 def test_the_subcommand_report_writes_a_report(tmp_path: Path) -> None:
     study = make_study(tmp_path)
-    result = call([*WAYS["module"], "report", str(study), "--to", str(tmp_path / "here")], tmp_path)
-    assert result.returncode == 0, result.stderr
+    result = call_main("report", str(study), "--to", str(tmp_path / "here"))
+    assert result.code == 0, result.err
     assert {"roadmap.csv", "roadmap.md", "index.html"} <= {path.name for path in (tmp_path / "here").iterdir()}
 
 
@@ -103,7 +103,7 @@ def test_an_error_of_the_system_is_one_line_with_the_path(monkeypatch: pytest.Mo
     assert result.code == EXIT_RUN_FAILED and result.err == "error: reports/roadmap.csv: No space left on device\n"
 
 
-DRY_RUN, REPORT = "+step=gelu plan=true", "report runs"
+DRY_RUN, LIST = "+step=gelu plan=true", "runs --out ."
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ DRY_RUN, REPORT = "+step=gelu plan=true", "report runs"
         (DRY_RUN, ">&-", 0, ""),
         (DRY_RUN, "2>&-", 0, ""),
         (DRY_RUN, ">&- 2>&- <&-", 0, ""),
-        (REPORT, "> /dev/full", 1, "error: No space left on device\n"),
+        (LIST, "> /dev/full", 1, "error: No space left on device\n"),
         (DRY_RUN, "| head -c 1 > /dev/null", 0, ""),  # the exit code of head
     ],
 )
