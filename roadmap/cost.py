@@ -66,8 +66,10 @@ def cost_command(arguments: list[str]) -> int:
 
 
 def _is_writable(path: Path) -> bool:
-    target = path if path.exists() else path.absolute().parent
-    return not path.is_dir() and target.exists() and os.access(target, os.W_OK)
+    if path.exists():
+        return not path.is_dir() and os.access(path, os.W_OK)
+    folder = path.absolute().parent
+    return folder.is_dir() and os.access(folder, os.W_OK)
 
 
 if __name__ == "__main__":

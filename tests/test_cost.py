@@ -33,8 +33,9 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_counted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(cost, "cost_table", None)
-    for path in (tmp_path / "missing" / "cost.csv", tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "missing" / "cost.csv", tmp_path, tmp_path / "file" / "cost.csv"):
         with pytest.raises(SpecError) as caught:
             cost.cost_command(["--csv", str(path)])
         assert str(caught.value) == f"--csv={path}: cannot be written; choose another file"
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from enum import Enum
 from typing import Any, get_type_hints
 
@@ -185,5 +186,8 @@ def trainings(draw: st.DrawFn) -> list[str]:
     words = []
     for _ in range(draw(number_of_words)):
         path = draw(st.sampled_from(TRAINED_FIELDS))
-        words.append(f"++{path}={draw(st.one_of(_value_of(path), numbers))}")
+        values = st.one_of(_value_of(path), numbers)
+        if "width" in path:  # a network of some hundred channels takes half a minute
+            values = values.filter(lambda value: re.fullmatch(r"\d{3,6}(\.\d*)?", value) is None)
+        words.append(f"++{path}={draw(values)}")
     return [f"+step={draw(st.sampled_from(GROUPS['step']))}", *words]
