@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import timm.layers
 import torch
 from torch import nn
@@ -23,6 +24,19 @@ def test_a_dropped_branch_leaves_the_shortcut() -> None:
     unchanged = (block(x) == x).flatten(1).all(1).float().mean()
     assert 0.7 < unchanged < 1.0
     assert not (block.eval()(x) == x).flatten(1).all(1).any()
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
+def test_the_mean_of_a_branch_does_not_change(rate: float) -> None:
+    """Kept branches are multiplied by 1 / (1 - rate), with and without drawn masks."""
+    layer, x = DropPath(rate).train(), torch.ones(4000, 1)
+    torch.manual_seed(0)
+    for drawn in (False, True):
+        if drawn:
+            draw_masks(nn.Sequential(nn.Linear(1, 1), layer), 0, 0, 0, torch.arange(len(x)))
+        result = layer(x)
+        assert result.unique().tolist() == pytest.approx([0, 1 / (1 - rate)])
+        assert float(result.mean()) == pytest.approx(1, abs=4 * (rate / (1 - rate) / len(x)) ** 0.5)
 
 
 def masks(model: nn.Module, positions: torch.Tensor, epoch: int = 1, iteration: int = 7) -> list[torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -111,6 +112,26 @@ def test_the_transforms_of_a_step_compose_to_the_step(step: str) -> None:
 
 def count_modules(model: nn.Module, kind: type) -> int:
     return sum(isinstance(module, kind) for module in model.modules())
+
+
+@pytest.mark.parametrize("step", ["baseline", "depthwise_conv", "separate_downsampling"])
+@pytest.mark.parametrize("init", ["kaiming", "trunc_normal"])
+def test_initial_weights_have_the_documented_deviation(step: str, init: str) -> None:
+    """Kaiming: sqrt(2 / fan-out) in convolutions, PyTorch's own in the classifier. Truncated normal: 0.02."""
+    torch.manual_seed(0)
+    network = Network(network_spec(step, depths=[1, 1, 1, 1], init=Init(init)))
+    for name, module in network.named_modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        weight = module.weight.detach()
+        fan_out = len(weight) * weight[0, 0].numel()
+        expected = 0.02 if init == "trunc_normal" else math.sqrt(2 / fan_out)
+        if init == "kaiming" and isinstance(module, nn.Linear):
+            expected = 1 / math.sqrt(3 * module.in_features)  # uniform in +-1 / sqrt(fan-in)
+        error = 5 * expected / math.sqrt(2 * weight.numel())
+        assert float(weight.std()) == pytest.approx(expected, abs=error), name
+        if module.bias is not None and (init == "trunc_normal" or isinstance(module, nn.Conv2d)):
+            assert not module.bias.any(), name
 
 
 def test_default_fields_give_a_resnet() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from roadmap.config.choices import Device, Precision
+from roadmap.config.choices import Device, Optimizer, Precision
 from roadmap.config.compose import compose
 from roadmap.config.schema import RunSpec
 from roadmap.data.sampling import batch_positions
@@ -87,10 +89,57 @@ def test_an_invalid_command_under_torchrun_exits_with_one_line(tmp_path: Path) -
     assert "error: budget.batch_size=2: 2 processes with 1 parts each need two images per part" in done.stderr
 
 
-def check_collectives(rank: int, port: int) -> None:
-    """Run as one of two processes, in the environment that torchrun sets."""
+def set_rank(rank: int, port: int) -> None:
+    """Set the environment variables that torchrun sets for one of two processes."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def run_two_processes(target: Callable[..., None], *arguments: Any) -> None:
+    """Run `target(rank, port, *arguments)` in two processes, and assert that both succeed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [process_context().Process(target=target, args=(rank, port, *arguments)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
+def parameters_after_updates(spec: RunSpec) -> dict[str, torch.Tensor]:
+    """Return the network's parameters after two updates."""
+    trainer = Trainer(spec, choose_device(Device.cpu, Precision.fp32), Metrics())
+    trainer.model.train()
+    forward = trainer._wrap_model()
+    batches = trainer.augment.augment_in_chunks(trainer.train_batches.epoch(0, 0), 0)
+    for trainer.iteration in range(2):
+        trainer.train_iteration(forward, batches)
+    return {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+
+
+def check_updates(rank: int, port: int, spec: RunSpec, expected: dict[str, torch.Tensor]) -> None:
+    """Run as one of two processes: its updates are those of one process."""
+    set_rank(rank, port)
+    with distributed.process_group("updates", Device.cpu):
+        for name, parameter in parameters_after_updates(spec).items():
+            torch.testing.assert_close(parameter, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_two_processes_make_the_updates_of_one() -> None:
+    """With SGD, whose updates are proportional to the gradient; AdamW's would hide a wrong factor."""
+    spec = compose("+step=baseline", *LOADED, "recipe.lr=1")
+    assert spec.recipe.optimizer is Optimizer.sgd
+    expected = parameters_after_updates(spec)
+    faster = parameters_after_updates(dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, lr=2)))
+    assert all(float((expected[name] - value).abs().max()) > 1e-4 for name, value in faster.items())
+    run_two_processes(check_updates, spec, expected)
+
+
+def check_collectives(rank: int, port: int) -> None:
+    """Run as one of two processes."""
+    set_rank(rank, port)
     with distributed.process_group("run 1", Device.cpu) as world:
         assert world.rank == rank and distributed.world_size() == 2
         assert distributed.all_reduce_max(rank, -rank) == [1, 0]
@@ -106,15 +155,7 @@ def check_collectives(rank: int, port: int) -> None:
 
 
 def test_collectives_of_two_processes() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [process_context().Process(target=check_collectives, args=(rank, port)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0]
+    run_two_processes(check_collectives)
 
 
 def test_one_process_needs_no_group() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from roadmap.config.choices import Device, Precision
 from roadmap.config.compose import compose
+from roadmap.training import recipe
 from roadmap.training.device import choose_device
 from roadmap.training.metrics import Metrics
 from roadmap.training.trainer import Trainer
@@ -31,6 +32,26 @@ def test_one_epoch_has_the_golden_loss(golden: Callable[[str, Any], Any]) -> Non
         metrics = train(f"+step={step}", *TINY, "budget.train_images=64", "budget.regularization=1", "precision=fp32")
         losses[step] = metrics.curve[0]["train_loss"]
     assert losses == pytest.approx(golden("losses", losses), rel=1e-5)
+
+
+def test_the_learning_rate_changes_in_each_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each update uses the rate of its own iteration, and a checkpoint's record has the last one."""
+    spec = compose("+step=training_recipe", *TINY, "budget.epochs=4", "precision=fp32")
+    trainer = Trainer(spec, choose_device(Device.cpu, Precision.fp32), Metrics())
+    used: list[float] = []
+    update = trainer.optimizer.step
+
+    def step() -> None:
+        used.append(trainer.optimizer.param_groups[0]["lr"])
+        update()
+
+    monkeypatch.setattr(trainer.optimizer, "step", step)
+    trainer.train()
+    assert len(used) == 4 * trainer.iterations_per_epoch and len(set(used)) == len(used)
+    scheduler = recipe.make_lr_scheduler(trainer.optimizer, spec.recipe, trainer.schedule, trainer.iterations_per_epoch)
+    for iteration, rate in enumerate(used):
+        scheduler.step_update(iteration)
+        assert rate == trainer.optimizer.param_groups[0]["lr"]
 
 
 @pytest.mark.slow
