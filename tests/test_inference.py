@@ -173,7 +173,10 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         "has no record.json; give the folder of a completed",
     ),
     "text as record": (lambda folder: (folder / "record.json").write_text("hello"), "record.json is not valid JSON"),
-    "another format": (edited(lambda r: r.update(format=99)), "record.json has format 99; this version reads format 3"),
+    "another format": (
+        edited(lambda r: r.update(format=99)),
+        "record.json has format 99; this version reads the formats 3 and 4",
+    ),
     "a failed run": (
         edited(lambda r: r.update(status="failed", error="a\nb")),
         r"the run failed (a\nb); give the folder",

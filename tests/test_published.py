@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from roadmap.records.manifest import Manifest, read_manifest
-from roadmap.records.record import COMPLETED, RUNS_FOLDER
+from roadmap.records.record import COMPLETED, FORMAT, RUNS_FOLDER, read_record
 from roadmap.report.writer import write_report
 from tests.conftest import ROOT, background
 
@@ -71,6 +71,9 @@ def test_the_commands_find_all_runs_finished(study: Path, tmp_path: Path, monkey
     documented = re.findall(rf"(?m)^uv run (run_roadmap\.py .*\+study={study.name}\b.*)$", REPORTS)
     assert documented or f"({name_of(study)}/index.html)" not in REPORTS
     commands = list(dict.fromkeys([*manifest.commands, *(f"python {command}" for command in documented)]))
+    records = [read_record(study.parent / RUNS_FOLDER / name) for name in manifest.runs]
+    if any(record is None or record["format"] != FORMAT for record in records):
+        pytest.skip("the records have an earlier format: the commands would train the runs again")
     plans = [output_of(command, "plan=true", python_path=str(without_torch)) for command in commands]
     done = {run for plan in plans for run in re.findall(r"(?m)^  done +\S+  (.*)", plan)}  # with top-1 and seconds
     assert len(done) == len(manifest.runs)

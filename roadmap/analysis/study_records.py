@@ -12,7 +12,7 @@ from roadmap.config.names import one_line
 from roadmap.config.schema import SpecError
 from roadmap.records.check import read_scores
 from roadmap.records.manifest import MANIFEST_NAME, Manifest, read_manifest, setting_overrides
-from roadmap.records.record import RUNS_FOLDER, InvalidRecordError, load_record
+from roadmap.records.record import FORMAT, RUNS_FOLDER, InvalidRecordError, load_record
 
 Records = list[dict[str, Any]]
 MAX_NAMED = 10  # files of one kind in the notes of a report
@@ -54,6 +54,8 @@ def read_study_records(folder: Path, runs: Mapping[str, Sequence[str]] | None = 
         records = [record for record in records if record["study"] == name]
     if not records:
         raise SpecError("; ".join([f"{folder}: contains no records of runs", *problems, *invalid[:1], *_hint(folder)]))
+    records, of_format = _of_newest_format(records)
+    problems += of_format
     scores = [read_scores(record.pop("folder"), record.get("top1")) for record in records]
     without_images = [
         f"{RUNS_FOLDER}/{record['run']}/correct.npy {score.problem}"
@@ -64,6 +66,23 @@ def read_study_records(folder: Path, runs: Mapping[str, Sequence[str]] | None = 
     problems += _shortened("Left out: {}.", invalid)
     problems += _shortened("Only the accuracy of these runs is used, not the single test images: {}.", without_images)
     return StudyRecords(manifest or Manifest(name), records, num_unfinished, problems)
+
+
+def _of_newest_format(records: Records) -> tuple[Records, list[str]]:
+    """Return the records of the newest format, and a sentence if there are records of an older one.
+
+    Versions with different formats train differently, so that their runs must not be compared with each other.
+    """
+    newest = max(record["format"] for record in records)
+    kept = [record for record in records if record["format"] == newest]
+    if len(kept) < len(records):
+        number = len(records) - len(kept)
+        runs = "1 run" if number == 1 else f"{number} runs"
+        return kept, [f"Left out: {runs} of an earlier version of roadmap, whose training differs."]
+    if newest < FORMAT:
+        of_version = f"an earlier version of roadmap (record format {newest})"
+        return kept, [f"The runs are of {of_version}, whose training differs in details."]
+    return kept, []
 
 
 def _run_folders(folder: Path, runs: Mapping[str, Sequence[str]] | None, is_damaged: bool) -> list[Path]:

@@ -24,7 +24,8 @@ from roadmap.records.history import HISTORY_NAME, PROGRESS_NAME, remove_progress
 from roadmap.runtime.files import write_atomically
 from roadmap.runtime.system import cpu_name, git_state, package_versions
 
-FORMAT = 3  # of the record and of the meaning of a config; records of another format are not read
+FORMAT = 4  # of the record and of the meaning of a config: part of the hash of a run
+READABLE_FORMATS = (3, FORMAT)  # of records in reports; format 3: the training of version 0.2.0
 COMPLETED, DIVERGED, FAILED = "completed", "diverged", "failed"
 FINISHED = (COMPLETED, DIVERGED)  # another attempt would give the same result; a failed run is retried
 CHECKPOINT_NAME = "checkpoint.pt"
@@ -120,9 +121,10 @@ def load_record(folder: Path) -> dict[str, Any] | None:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidRecordError("is not valid JSON") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    if not isinstance(record, dict) or record.get("format") not in READABLE_FORMATS:
         kind = f"format {record['format']!r:.20}" if isinstance(record, dict) and "format" in record else "no format"
-        raise InvalidRecordError(f"has {kind}; this version reads format {FORMAT}")
+        formats = " and ".join(map(str, READABLE_FORMATS))
+        raise InvalidRecordError(f"has {kind}; this version reads the formats {formats}")
     if isinstance(record.get("config"), dict):
         record["config"] = _with_defaults(record["config"], config_of(RunSpec()))
     if (problem := check_record(record)) is not None:

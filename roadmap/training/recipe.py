@@ -1,16 +1,14 @@
-"""The parts of a training recipe: optimizer and learning-rate schedule (from timm), batch augmentation, loss."""
+"""The parts of a training recipe: optimizer (from timm), learning-rate schedule, batch augmentation, loss."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
-from timm.scheduler.cosine_lr import CosineLRScheduler
-from timm.scheduler.scheduler import Scheduler
-from timm.scheduler.step_lr import StepLRScheduler
 from torch import Tensor, nn
 
 from roadmap.config.choices import LRSchedule, Mixing, Optimizer
@@ -44,19 +42,21 @@ def make_optimizer(model: nn.Module, recipe: RecipeSpec, lr: float) -> torch.opt
     )
 
 
-def make_lr_scheduler(
-    optimizer: torch.optim.Optimizer, recipe: RecipeSpec, schedule: Schedule, iterations_per_epoch: int
-) -> Scheduler:
-    """Return the learning rate as a function of the training iteration: cosine or step decay, after a linear warm-up.
+def learning_rate(recipe: RecipeSpec, schedule: Schedule, iterations_per_epoch: int, iteration: int) -> float:
+    """Return the learning rate of a training iteration, which is counted from 0 over all epochs.
 
-    Call `step_update(iteration)` before each iteration; it counts from 0 over all epochs.
+    A linear warm-up from 0 to the peak, both included, then a cosine to `min_lr` over the remaining iterations, or
+    step decays, counted from the start. As `cosine_scheduler` in utils.py of facebookresearch/ConvNeXt.
     """
     total = schedule.epochs * iterations_per_epoch
-    warmup = {"warmup_t": round(schedule.warmup_share * total), "warmup_lr_init": 0.0, "t_in_epochs": False}
+    warmup = round(schedule.warmup_share * total)
+    if iteration < warmup:
+        return schedule.lr * iteration / max(1, warmup - 1)
     if recipe.schedule is LRSchedule.cosine:
-        return CosineLRScheduler(optimizer, t_initial=max(total, 2), lr_min=recipe.min_lr, **warmup)
-    decay_t = max(1, round(schedule.decay_share * total))
-    return StepLRScheduler(optimizer, decay_t=decay_t, decay_rate=recipe.decay_rate, **warmup)
+        done = (iteration - warmup) / (total - warmup)
+        return recipe.min_lr + (schedule.lr - recipe.min_lr) / 2 * (1 + math.cos(math.pi * done))
+    decays = iteration // max(1, round(schedule.decay_share * total))
+    return schedule.lr * recipe.decay_rate**decays
 
 
 class BatchAugment:

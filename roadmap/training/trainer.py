@@ -62,9 +62,6 @@ class Trainer:
         device = device_config.device
         self.model: nn.Module = model.to(device).to(memory_format=torch.channels_last)
         self.optimizer = recipe.make_optimizer(self.model, spec.recipe, self.schedule.lr)
-        self.lr_scheduler = recipe.make_lr_scheduler(
-            self.optimizer, spec.recipe, self.schedule, self.iterations_per_epoch
-        )
         self.augment = recipe.BatchAugment(spec, device, augment_images=not self.train_batches.augments)
         # Position: `iteration` iterations of epoch `epoch` (from 0) are done; `loss_sum` is the sum of their losses.
         self.epoch = self.iteration = 0
@@ -163,7 +160,10 @@ class Trainer:
     def train_iteration(self, forward: nn.Module, batches: Iterator[Batch]) -> None:
         """Do one optimizer update with the next parts of `batches`; `forward` is the model, possibly wrapped."""
         spec, epoch, iteration = self.spec, self.epoch, self.iteration
-        self.lr_scheduler.step_update(epoch * self.iterations_per_epoch + iteration)
+        done = epoch * self.iterations_per_epoch + iteration
+        rate = recipe.learning_rate(spec.recipe, self.schedule, self.iterations_per_epoch, done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         for i, part in enumerate(self.split.parts):
             batch = next(batches)
             self.metrics.unreadable += [error for error in batch.unreadable if error not in self.metrics.unreadable]

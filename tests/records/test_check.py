@@ -14,7 +14,7 @@ import pytest
 from roadmap.config.schema import SpecError
 from roadmap.records.check import check_manifest, check_record, read_scores
 from roadmap.records.manifest import read_manifest
-from roadmap.records.record import FORMAT, InvalidRecordError, load_record, read_record
+from roadmap.records.record import InvalidRecordError, load_record, read_record
 from tests.conftest import ROOT
 from tests.records.damage import damaged_copies, keys_of, small_record
 
@@ -60,8 +60,9 @@ def test_a_record_without_a_needed_field_is_invalid(record: dict[str, Any]) -> N
         (b"{", "is not valid JSON"),
         (b"\xff\xfe", "is not a text"),
         (b"[" * 100_000, "is not valid JSON"),
-        (b"[]", f"has no format; this version reads format {FORMAT}"),
-        (b'{"format": 2}', f"has format 2; this version reads format {FORMAT}"),
+        (b"[]", "has no format; this version reads the formats 3 and 4"),
+        (b'{"format": 2}', "has format 2; this version reads the formats 3 and 4"),
+        (b'{"format": 5}', "has format 5; this version reads the formats 3 and 4"),
         (b'{"format": 3}', "name is missing"),
     ],
 )

@@ -42,6 +42,26 @@ def test_steps_that_the_paper_resolves_are_listed_by_their_result(tmp_path: Path
     )
 
 
+def test_records_of_an_earlier_format_are_used_alone_or_left_out(tmp_path: Path) -> None:
+    """Versions with different formats train differently: their runs are not compared with each other."""
+    study = make_study(tmp_path)
+    paths = sorted(study.parent.glob("*/*/record.json"))
+
+    def set_format(number: int, chosen: list[Path]) -> str:
+        for path in chosen:
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"format": number}))
+        write_report(study, tmp_path / "report")
+        return (tmp_path / "report" / "roadmap.md").read_text()
+
+    note = "The runs are of an earlier version of roadmap (record format 3), whose training differs in details."
+    assert "earlier version" not in set_format(FORMAT, paths)
+    table = (tmp_path / "report" / "roadmap.csv").read_bytes()
+    assert note in set_format(3, paths)
+    assert (tmp_path / "report" / "roadmap.csv").read_bytes() == table
+    mixed = set_format(FORMAT, paths[:-1])
+    assert "Left out: 1 run of an earlier version of roadmap" in mixed and note not in mixed
+
+
 def test_a_change_without_effect_is_noted(tmp_path: Path) -> None:
     for seed, top1 in enumerate((90.0, 91.0)):
         for step, gain in (("baseline", 0.0), ("training_recipe", 0.0), ("stage_ratio", 1.0)):
