@@ -82,6 +82,7 @@ def validate_network(spec: NetworkSpec) -> None:
     possible = not spec.spatial_first or spec.depthwise
     require(possible, "network.spatial_first", True, "needs a depthwise convolution; set network.depthwise=true")
     check_fraction(spec.drop_path, "network.drop_path")
+    check_positive(spec.init_std, "network.init_std")
     if spec.layer_scale is not None:
         check_positive(spec.layer_scale, "network.layer_scale")
     has_classes = spec.num_classes is not None and spec.num_classes >= 1
@@ -98,6 +99,7 @@ def validate_base(spec: BaseSpec) -> None:
     for name in ("width_factor", "depth_factor"):
         check_positive(getattr(spec, name), f"base.{name}")
     check_fraction(spec.drop_path, "base.drop_path")
+    check_positive(spec.init_std, "base.init_std")
     require(spec.paper_table in (None, 10, 11), "base.paper_table", spec.paper_table, "must be 10, 11 or null")
 
 

@@ -42,7 +42,7 @@ class Network(nn.Module):
         # Section 2.6: separate downsampling adds a norm after the global average pooling.
         self.head_norm = norm(spec, w_in) if spec.separate_downsampling else nn.Identity()
         self.head = nn.Linear(w_in, spec.num_classes)
-        init_weights(self, spec.init)
+        init_weights(self, spec.init, spec.init_std)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -179,15 +179,15 @@ def branch(spec: NetworkSpec, w_in: int, w_mid: int, w_out: int, stride: int) ->
     return chain(layers)
 
 
-def init_weights(model: nn.Module, init: Init) -> None:
+def init_weights(model: nn.Module, init: Init, std: float) -> None:
     """Initialise the weights of `model` in place.
 
     Kaiming: as torchvision's ResNet, whose classifier keeps PyTorch's default. Truncated normal: Table 5, with standard
-    deviation 0.02 and zero biases in every convolution and linear layer. Norms start with weight 1 and bias 0.
+    deviation `std` and zero biases in every convolution and linear layer. Norms start with weight 1 and bias 0.
     """
     for module in model.modules():
         if init is Init.trunc_normal and isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.trunc_normal_(module.weight, std=std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif init is Init.kaiming and isinstance(module, nn.Conv2d):

@@ -16,6 +16,7 @@ from torch import nn
 import roadmap
 from roadmap.config.choices import Activation, Init, Norm, Stem
 from roadmap.config.compose import compose
+from roadmap.config.paths import CONF
 from roadmap.config.schema import NetworkSpec, SpecError
 from roadmap.config.steps import all_steps, ordered_steps, sort_transforms
 from roadmap.models.layers import GlobalResponseNorm
@@ -115,23 +116,31 @@ def count_modules(model: nn.Module, kind: type) -> int:
 
 
 @pytest.mark.parametrize("step", ["baseline", "depthwise_conv", "separate_downsampling"])
-@pytest.mark.parametrize("init", ["kaiming", "trunc_normal"])
-def test_initial_weights_have_the_documented_deviation(step: str, init: str) -> None:
-    """Kaiming: sqrt(2 / fan-out) in convolutions, PyTorch's own in the classifier. Truncated normal: 0.02."""
+@pytest.mark.parametrize(("init", "std"), [("kaiming", 0.02), ("trunc_normal", 0.02), ("trunc_normal", 0.05)])
+def test_initial_weights_have_the_documented_deviation(step: str, init: str, std: float) -> None:
+    """Kaiming: sqrt(2 / fan-out) in convolutions, PyTorch's own in the classifier. Truncated normal: `init_std`."""
     torch.manual_seed(0)
-    network = Network(network_spec(step, depths=[1, 1, 1, 1], init=Init(init)))
+    network = Network(network_spec(step, depths=[1, 1, 1, 1], init=Init(init), init_std=std))
     for name, module in network.named_modules():
         if not isinstance(module, nn.Conv2d | nn.Linear):
             continue
         weight = module.weight.detach()
         fan_out = len(weight) * weight[0, 0].numel()
-        expected = 0.02 if init == "trunc_normal" else math.sqrt(2 / fan_out)
+        expected = std if init == "trunc_normal" else math.sqrt(2 / fan_out)
         if init == "kaiming" and isinstance(module, nn.Linear):
             expected = 1 / math.sqrt(3 * module.in_features)  # uniform in +-1 / sqrt(fan-in)
         error = 5 * expected / math.sqrt(2 * weight.numel())
         assert float(weight.std()) == pytest.approx(expected, abs=error), name
         if module.bias is not None and (init == "trunc_normal" or isinstance(module, nn.Conv2d)):
             assert not module.bias.any(), name
+
+
+@pytest.mark.parametrize("base", sorted(path.stem for path in (CONF / "base").glob("*.yaml")))
+def test_the_deviation_is_that_of_the_paper_and_larger_in_narrow_bases(base: str) -> None:
+    spec = compose("+step=gelu", f"base={base}")
+    expected = max(0.02, 0.02 * math.sqrt(64 / spec.base.width))
+    assert spec.network.init_std == spec.base.init_std == pytest.approx(expected, abs=5e-5)
+    assert (expected == 0.02) == base.startswith("resnet")
 
 
 def test_default_fields_give_a_resnet() -> None:
