@@ -105,8 +105,8 @@ def overrides_of(names: TransformNames) -> list[str]:
     if step in all_steps():
         return [f"+step={step}"]
     groups = {
-        "transform": [name for name in names if name not in all_ingredients()],
-        "ingredient": [name for name in names if name in all_ingredients()],
+        "transform": [name for name in names if all_transforms()[name].group == "transform"],
+        "ingredient": [name for name in names if all_transforms()[name].group == "ingredient"],
     }
     return [f"+{group}=[{','.join(members)}]" for group, members in groups.items() if members]
 

@@ -38,6 +38,7 @@ LARGEST: dict[str, float] = {
     "recipe.random_erasing": 1,
     "recipe.label_smoothing": 1,
     "recipe.drop_path": 1,
+    "recipe.ema_decay": 1,
     "recipe.layer_scale": 1e6,
     "recipe.test_crop": 1,
     "budget.epochs": 100_000,

@@ -117,6 +117,7 @@ class RecipeSpec:
     drop_path: float = 0.0  # default of network.drop_path
     layer_scale: float | None = None  # default of network.layer_scale
     init: Init = Init.kaiming  # default of network.init
+    ema_decay: float | None = None  # decay of the moving average of the weights, per iteration; None: no average
     interpolation: str = "bilinear"  # of resized training and test images: nearest, bilinear or bicubic
     test_crop: float = 0.875  # fraction of the resized test image's side that the centre crop keeps
 

@@ -25,8 +25,9 @@ def all_transforms() -> Files[Transform]:
 
 @cache
 def all_ingredients() -> dict[str, Transform]:
-    """Return the transforms of conf/ingredient, by name: the parts of which the enhanced recipe consists."""
-    return {name: transform for name, transform in all_transforms().items() if transform.group == "ingredient"}
+    """Return the parts of which the enhanced recipe consists, by name: conf/ingredient without variants."""
+    transforms = all_transforms().items()
+    return {name: info for name, info in transforms if info.group == "ingredient" and not info.variant}
 
 
 @cache

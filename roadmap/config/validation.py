@@ -166,6 +166,8 @@ def _validate_recipe(recipe: RecipeSpec) -> None:
         check_positive(getattr(recipe, name), f"recipe.{name}", zero=True)
     for name in ("momentum", "random_erasing", "label_smoothing", "drop_path"):
         check_fraction(getattr(recipe, name), f"recipe.{name}")
+    if recipe.ema_decay is not None:
+        check_fraction(recipe.ema_decay, "recipe.ema_decay")
     require(0 < recipe.test_crop <= 1, "recipe.test_crop", recipe.test_crop, "must be above 0 and at most 1")
     require(recipe.batch_size >= 1, "recipe.batch_size", recipe.batch_size, "must be positive")
     betas = len(recipe.betas) == 2 and all(0 <= beta < 1 for beta in recipe.betas)

@@ -110,6 +110,7 @@ RESULTS: dict[str, Any] = {
 # Fields that may be missing in any record: earlier versions do not write them, or their value can be infinite.
 OPTIONAL: dict[str, Any] = {
     "loss": _is_number,
+    "ema": _fields({"top1": _is_percentage}, {"top5": _is_percentage, "loss": _is_number}),
     "plan": _dict_of(lambda _: True),
     "num_train": _is_count,
     "num_test": _is_count,

@@ -204,4 +204,5 @@ def summarize_record(record: dict[str, Any]) -> str:
     num_unreadable = sum(map(len, record["unreadable"].values()))
     skipped = f", {num_unreadable} unreadable images skipped" if num_unreadable else ""
     speed = f"{record['images_per_second']:,.0f} images/s"
-    return f"top-1 {record['top1']:.2f} %, {speed}, {record['wall_seconds']:.0f} s{skipped}"
+    average = f" (EMA {record['ema']['top1']:.2f} %)" if record.get("ema") else ""
+    return f"top-1 {record['top1']:.2f} %{average}, {speed}, {record['wall_seconds']:.0f} s{skipped}"

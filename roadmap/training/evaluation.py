@@ -13,6 +13,7 @@ from scipy.special import bdtrc
 from torch import Tensor, nn
 
 from roadmap.config.choices import OnError
+from roadmap.config.schedule import Schedule
 from roadmap.data.images import Batch, readable
 from roadmap.runtime import distributed
 from roadmap.runtime.signals import StopRequest
@@ -79,6 +80,11 @@ def evaluate(
     most_frequent = float(np.bincount(labels).max() / len(labels))
     unreadable = [error for _, errors in gathered for error in errors]
     return Evaluation(100 * float(correct.mean()), 100 * top5, loss, correct, most_frequent, unreadable)
+
+
+def evaluated_epochs(schedule: Schedule, evaluations: int) -> set[int]:
+    """Return the epochs, from 1, after which the test set is evaluated: evenly spread, always with the last one."""
+    return {math.ceil((i + 1) * schedule.epochs / evaluations) for i in range(evaluations)}
 
 
 def check_above_chance(evaluation: Evaluation) -> None:

@@ -11,8 +11,8 @@ import torch
 
 from roadmap.training.evaluation import Evaluation
 
-NOT_IN_OUTCOME = ("evaluation", "started")  # fields that the checkpoint's "outcome" does not contain
-CONTINUED = ("curve", "train_seconds", "train_images", "unreadable", "earlier_seconds", "evaluation")
+NOT_IN_OUTCOME = ("evaluation", "ema_evaluation", "started")  # fields that the checkpoint's "outcome" does not contain
+CONTINUED = ("curve", "train_seconds", "train_images", "unreadable", "earlier_seconds", "evaluation", "ema_evaluation")
 
 
 @dataclass
@@ -24,6 +24,7 @@ class Metrics:
 
     curve: list[dict[str, float | int | None]] = field(default_factory=list)  # one row per epoch
     evaluation: Evaluation | None = None  # the last one
+    ema_evaluation: Evaluation | None = None  # the last one of the moving average of the weights
     train_seconds: float = 0.0
     train_images: int = 0
     compile_seconds: float | None = None
@@ -53,8 +54,9 @@ class Metrics:
 
     def record_fields(self) -> dict[str, Any]:
         """Return the fields of the record that are known after the run."""
-        evaluation = self.evaluation
+        evaluation, average = self.evaluation, self.ema_evaluation
         return {
+            "ema": {"top1": average.top1, "top5": average.top5, "loss": average.loss} if average else None,
             "top1": evaluation.top1 if evaluation else None,
             "top5": evaluation.top5 if evaluation else None,
             "loss": evaluation.loss if evaluation else None,
@@ -81,21 +83,28 @@ class Metrics:
         """
         outcome = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in NOT_IN_OUTCOME}
         outcome["earlier_seconds"] = self.wall_seconds
-        evaluation: dict[str, Any] | None = None
-        if self.evaluation is not None:
-            evaluation = asdict(self.evaluation) | {"correct": torch.from_numpy(self.evaluation.correct)}
-        return {"outcome": outcome, "evaluation": evaluation}
+        evaluations = {"evaluation": self.evaluation, "ema_evaluation": self.ema_evaluation}
+        return {"outcome": outcome} | {name: _to_plain(evaluation) for name, evaluation in evaluations.items()}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Metrics:
         """Return the measurements in a checkpoint. Raises KeyError or TypeError if its keys are others."""
         metrics = cls(**state["outcome"])
-        if state["evaluation"] is not None:
-            correct = np.asarray(state["evaluation"]["correct"])
-            metrics.evaluation = Evaluation(**state["evaluation"] | {"correct": correct})
+        metrics.evaluation = _to_evaluation(state["evaluation"])
+        metrics.ema_evaluation = _to_evaluation(state["ema_evaluation"])
         return metrics
 
     def continue_from(self, earlier: Metrics) -> None:
         """Take over the results and sums of a checkpoint, but not its device, precision, threads and processes."""
         for name in CONTINUED:
             setattr(self, name, getattr(earlier, name))
+
+
+def _to_plain(evaluation: Evaluation | None) -> dict[str, Any] | None:
+    if evaluation is None:
+        return None
+    return asdict(evaluation) | {"correct": torch.from_numpy(evaluation.correct)}
+
+
+def _to_evaluation(values: dict[str, Any] | None) -> Evaluation | None:
+    return None if values is None else Evaluation(**values | {"correct": np.asarray(values["correct"])})

@@ -131,7 +131,7 @@ def _train_and_record(spec: RunSpec, command: str, title: str, group_name: str, 
     except DivergedError as error:
         record |= {"status": DIVERGED, "error": str(error)}
         if trainer is not None and len(metrics.curve) < trainer.schedule.epochs:
-            metrics.evaluation = None  # it is that of an earlier epoch: the run has no result
+            metrics.evaluation = metrics.ema_evaluation = None  # of an earlier epoch: the run has no result
     except Exception as error:
         reason = one_line(f"{type(error).__name__}: {error}")
         record |= {"status": FAILED, "error": reason, "traceback": traceback.format_exc()}
@@ -142,7 +142,7 @@ def _train_and_record(spec: RunSpec, command: str, title: str, group_name: str, 
             record["error"] = distributed.published_failure(group_name) or reason
         else:
             distributed.publish_failure(group_name, reason)
-        metrics.evaluation = None
+        metrics.evaluation = metrics.ema_evaluation = None
     record |= metrics.record_fields() | {"wall_seconds": metrics.wall_seconds}
     if is_rank_zero():
         keep_previous_record(folder)  # for a repeated run that failed before its start
@@ -151,6 +151,8 @@ def _train_and_record(spec: RunSpec, command: str, title: str, group_name: str, 
             results["correct.npy"] = metrics.evaluation.correct
             if spec.save_weights:
                 results["model.pt"] = trainer.model.state_dict()
+                if trainer.ema is not None:
+                    results["model_ema.pt"] = trainer.ema.module.state_dict()
         _record_with_results(folder, record, results, spec.keep_checkpoint)
         if "missing" in record:
             logger.info(f"{title or ' '} not written: {', '.join(record['missing'])}; the record is complete")

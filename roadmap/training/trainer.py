@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from roadmap.config.schedule import Schedule, make_schedule
+from roadmap.config.schedule import make_schedule
 from roadmap.config.schema import RunSpec, SpecError
 from roadmap.data import datasets
 from roadmap.data.download import download_if_absent
@@ -31,7 +32,7 @@ from roadmap.runtime.signals import Stopped, StopRequest, deferred_signals
 from roadmap.runtime.world import current_world
 from roadmap.training import checkpoint, recipe
 from roadmap.training.device import DeviceConfig, configure_torch
-from roadmap.training.evaluation import DivergedError, Evaluation, check_above_chance, evaluate
+from roadmap.training.evaluation import DivergedError, Evaluation, check_above_chance, evaluate, evaluated_epochs
 from roadmap.training.metrics import Metrics
 from roadmap.training.progress import RunProgress
 
@@ -62,6 +63,9 @@ class Trainer:
         device = device_config.device
         self.model: nn.Module = model.to(device).to(memory_format=torch.channels_last)
         self.optimizer = recipe.make_optimizer(self.model, spec.recipe, self.schedule.lr)
+        # The moving average of parameters and running statistics, as in the official code; None: without one.
+        decay = spec.recipe.ema_decay
+        self.ema = ModelEmaV3(self.model, decay) if decay is not None else None
         self.augment = recipe.BatchAugment(spec, device, augment_images=not self.train_batches.augments)
         # Position: `iteration` iterations of epoch `epoch` (from 0) are done; `loss_sum` is the sum of their losses.
         self.epoch = self.iteration = 0
@@ -111,6 +115,8 @@ class Trainer:
                 if self.epoch + 1 in evaluated:
                     evaluation = self._evaluate(stop, folder)
                     row |= {"test_top1": evaluation.top1, "test_loss": evaluation.loss}
+                    if self.metrics.ema_evaluation is not None:
+                        row |= {"ema_top1": self.metrics.ema_evaluation.top1}
                 self.metrics.curve.append(row)
                 progress.end_epoch(row, self.metrics.wall_seconds)
                 self.epoch, self.iteration = self.epoch + 1, 0
@@ -180,6 +186,8 @@ class Trainer:
             self.metrics.train_images += len(images) * self.world.size
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update(self.model)
         is_first_bad = (self.first_bad_iteration == 0) & ~self.loss_sum.isfinite()
         self.first_bad_iteration = torch.where(is_first_bad, iteration + 1, self.first_bad_iteration)
 
@@ -192,13 +200,18 @@ class Trainer:
         return mean
 
     def _evaluate(self, stop: StopRequest, folder: Path | None) -> Evaluation:
-        on_error = self.spec.data.on_error
-        with self._position_in_error():
-            evaluation = evaluate(self.model, self.test_batches, self.augment, self.device_config, on_error, stop)
-        if evaluation is None:
-            self._stop(stop, folder)
-        self.metrics.evaluation = evaluation
-        return evaluation
+        """Evaluate the network, and its moving average if there is one."""
+        evaluations = []
+        for model in filter(None, (self.model, self.ema)):
+            on_error = self.spec.data.on_error
+            with self._position_in_error():
+                evaluation = evaluate(model, self.test_batches, self.augment, self.device_config, on_error, stop)
+            if evaluation is None:
+                self._stop(stop, folder)
+            evaluations.append(evaluation)
+        self.metrics.evaluation, *of_average = evaluations
+        self.metrics.ema_evaluation = of_average[0] if of_average else None
+        return evaluations[0]
 
     def _wrap_model(self) -> nn.Module:
         """Return the network as an iteration calls it: under torchrun as DDP, and compiled if `compile`."""
@@ -246,6 +259,7 @@ class Trainer:
                 "loss": loss_sum.cpu(),
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "ema": self.ema.module.state_dict() if self.ema is not None else None,
                 **self.metrics.state_dict(),
             }
             try:
@@ -269,6 +283,8 @@ class Trainer:
             self.epoch, self.iteration = state["epoch"], state["step"]
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            if self.ema is not None:
+                self.ema.module.load_state_dict(state["ema"])
             earlier = Metrics.from_state_dict(state)
             if self.world.is_rank_zero:  # the sum over all processes, which must count once
                 self.loss_sum += state["loss"].to(self.loss_sum.device)
@@ -280,8 +296,3 @@ class Trainer:
         before, now = earlier.hardware(), self.metrics.hardware()
         if before != now:
             self._log(f"checkpoint was written by {before}; now {now}: sums may differ in their last bits")
-
-
-def evaluated_epochs(schedule: Schedule, evaluations: int) -> set[int]:
-    """Return the epochs, from 1, after which the test set is evaluated: evenly spread, always with the last one."""
-    return {math.ceil((i + 1) * schedule.epochs / evaluations) for i in range(evaluations)}

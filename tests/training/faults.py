@@ -25,7 +25,7 @@ from tests.conftest import FAULTS, TINY
 # All random draws are on; eight iterations per epoch; a checkpoint only if the test asks for it.
 LOADED = (
     *TINY, "budget.epochs=3", "budget.train_images=256", "budget.batch_size=32", "budget.regularization=1",
-    "network.drop_path=0.3", "keep_checkpoint=true",
+    "network.drop_path=0.3", "recipe.ema_decay=0.9", "keep_checkpoint=true",
 )  # fmt: skip
 # A dataset of images that loader processes read and augment, for `data.root`.
 IMAGE_FOLDER = (

@@ -141,7 +141,9 @@ def test_a_checkpoint_of_another_version_is_refused(folder: Path) -> None:
     trainer.save(folder)
     name = run_name(trainer.spec)
     state = checkpoint.read(folder / checkpoint.NAME, name)
-    assert state.keys() == {"epoch", "step", "loss", "model", "optimizer", "outcome", "evaluation"}
+    assert state.keys() == {
+        "epoch", "step", "loss", "model", "optimizer", "ema", "outcome", "evaluation", "ema_evaluation",
+    }  # fmt: skip
     state["outcome"]["unknown"] = 1
     checkpoint.save(folder, name, state)
     with pytest.raises(SpecError, match=r"checkpoint.pt: written by another version of this code; delete it to start"):

@@ -17,9 +17,8 @@ from roadmap.config.schedule import Schedule
 from roadmap.data.images import Batch
 from roadmap.models.drop_path import DropPath
 from roadmap.training.device import choose_device
-from roadmap.training.evaluation import DivergedError, Evaluation, check_above_chance, evaluate
+from roadmap.training.evaluation import DivergedError, Evaluation, check_above_chance, evaluate, evaluated_epochs
 from roadmap.training.recipe import BatchAugment
-from roadmap.training.trainer import evaluated_epochs
 
 
 def test_evaluation_equals_a_count_by_hand() -> None:
