@@ -32,10 +32,22 @@ LOADED = (*TINY, "budget.epochs=2", "budget.regularization=1", "network.drop_pat
 
 def train_first_epochs(spec: RunSpec, epochs: int, folder: Path) -> None:
     """Leave a checkpoint after `epochs` epochs of the run, trained in this process, in `folder`."""
+
+    class Interrupted(Exception):
+        pass
+
     trainer = Trainer(spec, choose_device(Device.cpu, Precision.fp32), Metrics())
-    trainer.schedule = dataclasses.replace(trainer.schedule, epochs=epochs)
-    trainer.train(folder)
-    trainer.save(folder)
+    train_iteration = trainer.train_iteration
+
+    def interrupt_after(*args: Any) -> None:
+        if trainer.epoch == epochs:
+            trainer.save(folder)
+            raise Interrupted
+        train_iteration(*args)
+
+    trainer.train_iteration = interrupt_after  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        trainer.train(folder)
 
 
 @pytest.mark.slow
