@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
@@ -23,6 +26,7 @@ from roadmap.config.compose import compose
 from roadmap.config.schema import RunSpec
 from roadmap.records.record import new_record, run_folder, write_record
 from roadmap.runtime.signals import STOP_SIGNALS
+from roadmap.sweep.processes import process_context
 from tests.conftest import ROOT
 
 
@@ -134,3 +138,22 @@ def assert_same_results(found: dict[str, Any], expected: dict[str, Any], rel: fl
         for row, other in zip(found[name]["curve"], content["curve"], strict=True):
             assert row == pytest.approx(other, rel=rel), name
         assert found[name]["num_test"] == content["num_test"]
+
+
+def set_rank(rank: int, port: int, size: int = 2) -> None:
+    """Set the environment variables that torchrun sets for one of `size` processes."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def run_processes(target: Callable[..., None], *arguments: Any, size: int = 2) -> None:
+    """Run `target(rank, port, *arguments)` in `size` processes, and assert that all succeed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [process_context().Process(target=target, args=(rank, port, *arguments)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * size

@@ -65,7 +65,7 @@ class Precision(Enum):
 
 
 class Mixing(Enum):
-    """How often Mixup and CutMix draw: once per batch, as in Table 5's runs (timm's default), or once per image."""
+    """How often Mixup and CutMix draw: once for `mix_batch_size` images, as in Table 5's runs, or for each image."""
 
     batch = "batch"
     image = "image"

@@ -33,6 +33,8 @@ LARGEST: dict[str, float] = {
     "recipe.min_lr": 1e6,
     "recipe.decay_epochs": 100_000,
     "recipe.decay_rate": 1e6,
+    "recipe.norm_batch_size": 1_000_000,
+    "recipe.mix_batch_size": 1_000_000,
     "recipe.mixup": 1e6,
     "recipe.cutmix": 1e6,
     "recipe.random_erasing": 1,

@@ -89,6 +89,11 @@ class NetworkSpec:
     reference: Reference | None = None  # reference network; then `stem` to `grn`, `layer_scale`, `init` have no effect
     heads: int | None = None  # attention heads in the first stage of the reference network
 
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether the images of a batch change each other's logits in training."""
+        return self.norm is Norm.batch_norm and self.reference is None
+
 
 @dataclass
 class RecipeSpec:
@@ -98,6 +103,7 @@ class RecipeSpec:
     epochs: float = MISSING
     warmup_epochs: float = 0.0  # epochs in which the learning rate rises linearly from 0
     batch_size: int = MISSING  # images per iteration, on all devices together
+    norm_batch_size: int | None = None  # images that BatchNorm normalizes together; None: the whole batch
     optimizer: Optimizer = MISSING
     lr: float = MISSING  # highest learning rate, at `batch_size`
     momentum: float = 0.9  # of SGD
@@ -112,6 +118,7 @@ class RecipeSpec:
     mixup: float = 0.0  # alpha of the Beta distribution; 0: off
     cutmix: float = 0.0  # alpha of the Beta distribution; 0: off
     mixing: Mixing = Mixing.batch
+    mix_batch_size: int | None = None  # images for which Mixup and CutMix draw once; None: the whole batch
     random_erasing: float = 0.0  # probability per image
     label_smoothing: float = 0.0  # fraction of the target that is distributed evenly over all classes
     drop_path: float = 0.0  # default of network.drop_path

@@ -170,6 +170,10 @@ def _validate_recipe(recipe: RecipeSpec) -> None:
         check_fraction(recipe.ema_decay, "recipe.ema_decay")
     require(0 < recipe.test_crop <= 1, "recipe.test_crop", recipe.test_crop, "must be above 0 and at most 1")
     require(recipe.batch_size >= 1, "recipe.batch_size", recipe.batch_size, "must be positive")
+    for name in ("mix_batch_size", "norm_batch_size"):
+        size = getattr(recipe, name)
+        valid = size is None or (size >= 2 and size % 2 == 0)
+        require(valid, f"recipe.{name}", size, "must be even, or null for the whole batch")
     betas = len(recipe.betas) == 2 and all(0 <= beta < 1 for beta in recipe.betas)
     require(betas, "recipe.betas", recipe.betas, "must be two numbers from 0 to below 1")
     shorter = 0 <= recipe.warmup_epochs < recipe.epochs

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from roadmap.data.sampling import group_of_position
 from roadmap.runtime.random import derive, uniform
 
 
@@ -73,11 +74,13 @@ def erased_box(u: Tensor, height: int, width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Mix:
-    """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) as in timm: a batch is mixed with its reverse.
+    """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) with the distributions of timm.
 
     `mixup` and `cutmix` are the alphas of the Beta distributions; 0 switches one off, and with both on each has
-    probability 1/2. With `elementwise`, each image has a draw of its own and is mixed with `probability`; without it,
-    the whole batch has one draw and is mixed with `probability`.
+    probability 1/2. A batch consists of consecutive groups of at most `group_size` images (None: one group). Each group
+    has one draw, and is mixed with `probability`. With `elementwise`, each image has a draw of its own. The images at
+    positions 0 and 1, 2 and 3, ... are mixed with each other. timm mixes a batch with its reverse, which is the same
+    for images in random order.
     """
 
     mixup: float
@@ -86,6 +89,7 @@ class Mix:
     num_classes: int
     smoothing: float
     elementwise: bool = False
+    group_size: int | None = None
 
     def __call__(
         self,
@@ -99,26 +103,25 @@ class Mix:
     ) -> tuple[Tensor, Tensor]:
         """Return mixed images (N,C,H,W) and smoothed distributions (N,K) for float images (N,C,H,W) and labels (N,).
 
-        For a part of a batch of `batch_size`, `positions` (N,) int64, on the CPU, are the positions in the batch. The
-        part must consist of pairs (i, batch_size - 1 - i), with the two of a pair at mirrored positions, as in
-        [0, 1, B-2, B-1]; then the result equals that part of the mixed batch. Raises ValueError otherwise.
+        For a part of a batch of `batch_size`, `positions` (N,) int64, ascending and on the CPU, are the positions in
+        the batch. If the part has both images of each pair, the result equals that part of the mixed batch. An image
+        whose partner is absent is mixed with itself.
         """
         batch_size = batch_size or len(images)
+        positions = torch.arange(batch_size) if positions is None else positions
         height, width = images.shape[2:]
         rng = np.random.default_rng(derive(seed, "mix", epoch, iteration))
-        drawn = self.draw(height, width, batch_size if self.elementwise else 1, rng)
-        if positions is not None:
-            if not (positions + positions.flip(0) == batch_size - 1).all():
-                raise ValueError("the positions are not pairs: positions + positions.flip(0) must be batch_size - 1")
-            drawn = drawn[:, positions] if self.elementwise else drawn
+        group = torch.arange(batch_size) if self.elementwise else group_of_position(batch_size, self.group_size)
+        drawn = self.draw(height, width, int(group[-1]) + 1, rng)[:, group[positions]]
         off = self.smoothing / self.num_classes
         targets = F.one_hot(labels, self.num_classes) * (1 - self.smoothing) + off
         if (drawn[0] == 1).all():
             return images, targets
+        partner = to_device_of(images, partners(positions))
         kept, top, bottom, left, right = drawn = to_device_of(images, drawn)
         weight = torch.where(inside_box(drawn[1:], height, width), kept[:, None, None, None], 1.0)
         share = (1 - (1 - kept) * (bottom - top) * (right - left) / (height * width))[:, None]
-        return weight * images + (1 - weight) * images.flip(0), share * targets + (1 - share) * targets.flip(0)
+        return weight * images + (1 - weight) * images[partner], share * targets + (1 - share) * targets[partner]
 
     def draw(self, height: int, width: int, count: int, rng: np.random.Generator) -> Tensor:
         """Return `count` draws as float32 (5,count): kept, top, bottom, left, right.
@@ -138,6 +141,15 @@ class Mix:
             box.append(np.where(cut, (centre + (length + 1) // 2).clip(max=side), side))
         kept = np.where(cut & (kept < 1), 0.0, kept)
         return torch.from_numpy(np.stack([kept, *box])).float()
+
+
+def partners(positions: Tensor) -> Tensor:
+    """Return where in ascending `positions` (N,) the partner i ^ 1 of each position i is: int64 (N,).
+
+    Where it is absent, the image itself.
+    """
+    index = torch.searchsorted(positions, positions ^ 1).clamp_max(len(positions) - 1)
+    return torch.where(positions[index] == positions ^ 1, index, torch.arange(len(positions)))
 
 
 def inside_box(box: Tensor, height: int, width: int) -> Tensor:

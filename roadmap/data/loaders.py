@@ -135,6 +135,8 @@ class WorkerLoader(Loader):
         for number in range(skipped + (self.iterations_per_epoch - start) * self.num_parts):
             batch = next(batches)
             if number >= skipped:
+                if isinstance(self.source, AugmentedImageStream):
+                    batch = batch._replace(positions=torch.arange(len(batch.labels)))
                 yield readable(batch, self.on_error)
 
 

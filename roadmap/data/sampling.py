@@ -2,43 +2,91 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from roadmap.config.schema import SpecError
+from roadmap.config.schema import RunSpec, SpecError
 from roadmap.runtime.random import derive
 from roadmap.runtime.world import SINGLE_PROCESS, World
 
 
-def batch_positions(batch_size: int, part: int, num_parts: int) -> Tensor:
-    """Return the positions in a batch that the `part`-th of `num_parts` takes: int64 (N,).
+def split_evenly(batch_size: int, count: int) -> list[int]:
+    """Return the sizes of `count` consecutive parts of a batch.
 
-    Position i is always in the same part as its mirror B - 1 - i, and the two are also mirrors within the part.
-    Therefore Mixup and CutMix, which pair a batch with its reverse, pair the same images in parts as in the whole.
+    They are as equal as even numbers can be, so that the pairs (0, 1), (2, 3), ... of Mixup and CutMix stay together.
+    The last part of an odd batch is odd.
     """
-    half = batch_size // 2
-    first = torch.arange(part, half, num_parts)
-    middle = torch.arange(half, half + 1) if batch_size % 2 and part == 0 else first[:0]
-    return torch.cat([first, middle, (batch_size - 1 - first).flip(0)])
+    pairs = torch.arange(batch_size // 2).tensor_split(count)
+    sizes = [2 * len(part) for part in pairs]
+    sizes[-1] += batch_size % 2
+    return sizes
+
+
+def group_sizes(batch_size: int, group_size: int | None) -> list[int]:
+    """Return the sizes of the consecutive groups of at most `group_size` images into which a batch is divided.
+
+    None: one group. A group is larger by one image where an odd batch requires it.
+    """
+    count = 1 if group_size is None else math.ceil(batch_size / group_size)
+    return split_evenly(batch_size, max(1, min(count, batch_size // 2)))
+
+
+def group_of_position(batch_size: int, group_size: int | None) -> Tensor:
+    """Return the number of the group of each position in a batch: int64 (batch_size,)."""
+    sizes = torch.tensor(group_sizes(batch_size, group_size))
+    return torch.arange(len(sizes)).repeat_interleave(sizes)
 
 
 class BatchSplit:
     """Split of each batch over the processes of `world`, and in each process over `accumulate` consecutive parts.
 
-    Raises SpecError if a part would get less than two images.
+    `norm_batch_size` is the number of images that BatchNorm normalizes together (None: the whole batch), and
+    `batch_norm` tells whether the network has one. With BatchNorm, the parts of a process are made of whole groups.
+    Raises SpecError if this is impossible, or if a part would get less than two images.
     """
 
-    def __init__(self, batch_size: int, world: World = SINGLE_PROCESS, accumulate: int = 1) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        world: World = SINGLE_PROCESS,
+        accumulate: int = 1,
+        norm_batch_size: int | None = None,
+        batch_norm: bool = False,
+    ) -> None:
         self.batch_size, self.world, self.accumulate = batch_size, world, accumulate
         num_parts = world.size * accumulate
         if num_parts > 1 and batch_size < 2 * num_parts:
             message = f"{world.size} processes with {accumulate} parts each need two images per part"
             raise SpecError(f"budget.batch_size={batch_size}: {message}; use {2 * num_parts} or more")
+        groups = group_sizes(batch_size, norm_batch_size)
+        self.num_norm_groups = len(groups)
+        sizes = split_evenly(batch_size, num_parts)
+        if batch_norm and len(groups) >= num_parts:
+            sizes = [int(part.sum()) for part in torch.tensor(groups).tensor_split(num_parts)]
+        elif batch_norm and accumulate > 1:
+            size = batch_size // num_parts // 2 * 2
+            message = f"a part would have less than the {groups[0]} images that BatchNorm normalizes together"
+            advice = f"use {len(groups) // world.size} or less" if len(groups) > world.size else "use 1"
+            raise SpecError(f"accumulate={accumulate}: {message}; {advice}, or recipe.norm_batch_size={size}")
         first = world.rank * accumulate
-        self.parts = [batch_positions(batch_size, first + i, num_parts) for i in range(accumulate)]
+        self.parts = list(torch.arange(batch_size).split(sizes))[first : first + accumulate]
+        self._norm_group = group_of_position(batch_size, norm_batch_size)
+        # Whether a group of BatchNorm has images in several processes.
+        self.shares_norm_groups = world.size > 1 and len(groups) < num_parts
+
+    def norm_groups(self, positions: Tensor) -> list[tuple[int, int]]:
+        """Return (group, number of images) of the consecutive groups of BatchNorm in a part of a batch."""
+        groups, counts = self._norm_group[positions].unique_consecutive(return_counts=True)
+        return list(zip(groups.tolist(), counts.tolist(), strict=True))
+
+    @classmethod
+    def of(cls, run: RunSpec, batch_size: int, world: World = SINGLE_PROCESS) -> BatchSplit:
+        """Return the split of `run`, whose batches have `batch_size` images. Raises SpecError, see the class."""
+        return cls(batch_size, world, run.accumulate, run.recipe.norm_batch_size, run.network.has_batch_norm)
 
     def addresses(self, num_images: int, seed: int, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this process's (image indices, positions), int64 (N,), for every part of every iteration from `start`.

@@ -41,7 +41,8 @@ def check_specs(specs: Sequence[RunSpec]) -> None:
     """Raise SpecError where the device, data or weights of a spec do not fit; nothing is trained or written."""
     distinct = {}
     for spec in specs:
-        checked_fields = (spec.data, spec.budget, spec.recipe.batch_size, spec.accumulate, spec.device)
+        batches = (spec.recipe.batch_size, spec.recipe.norm_batch_size, spec.accumulate, spec.network.has_batch_norm)
+        checked_fields = (spec.data, spec.budget, *batches, spec.device)
         distinct[repr((*checked_fields, spec.weights and spec.network))] = spec
     # In a process of the fork server, which imports torch once for this check and for all runs.
     with ProcessPoolExecutor(1, mp_context=process_context(), initializer=unblock_signals) as pool:

@@ -82,8 +82,8 @@ class BatchAugment:
             num_classes = run.network.num_classes
             assert num_classes is not None
             per_image = recipe.mixing is Mixing.image
-            smoothing = recipe.label_smoothing
-            self.mix = augmentation.Mix(recipe.mixup, recipe.cutmix, share, num_classes, smoothing, per_image)
+            smoothing, group = recipe.label_smoothing, recipe.mix_batch_size
+            self.mix = augmentation.Mix(recipe.mixup, recipe.cutmix, share, num_classes, smoothing, per_image, group)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Return uint8 (N,C,H,W) as float32 on the device, minus the mean and divided by the standard deviation."""
@@ -132,8 +132,7 @@ class BatchAugment:
         if self.erasing > 0:
             images = augmentation.random_erase(images, self.erasing, batch.indices, self.seed, epoch)
         if self.mix is not None:
-            positions = (None, None) if batch.unreadable else (batch.positions, batch_size)
-            images, labels = self.mix(images, labels, self.seed, epoch, iteration, *positions)
+            images, labels = self.mix(images, labels, self.seed, epoch, iteration, batch.positions, batch_size)
         return images.contiguous(memory_format=torch.channels_last), labels
 
 

@@ -222,7 +222,7 @@ def check(spec: RunSpec) -> None:
     choose_device(spec.device, spec.precision)
     splits = datasets.load(spec.data, spec.budget)
     schedule = make_schedule(spec.recipe, spec.budget, len(splits.train))  # type: ignore[arg-type]
-    split = BatchSplit(schedule.batch_size, current_world(), spec.accumulate)
+    split = BatchSplit.of(spec, schedule.batch_size, current_world())
     train_loader(splits.train, spec, split, 0, torch.device("cpu"))
     if spec.weights is not None:
         weights.load_into(build_network(spec.network, spec.data.image_size), spec)

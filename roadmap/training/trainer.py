@@ -22,8 +22,8 @@ from roadmap.data.images import Batch
 from roadmap.data.loaders import eval_loader, num_workers, train_loader
 from roadmap.data.sampling import BatchSplit
 from roadmap.models import drop_path, weights
+from roadmap.models.batch_norm import use_norm_groups
 from roadmap.models.network import build_network
-from roadmap.models.sync_batch_norm import use_sync_batch_norm
 from roadmap.records.record import run_name
 from roadmap.runtime import distributed
 from roadmap.runtime.logs import logger
@@ -84,7 +84,7 @@ class Trainer:
         self.schedule = make_schedule(spec.recipe, spec.budget, num_train)
         batch_size = self.schedule.batch_size
         workers = num_workers(spec.data, device.type, self.world)
-        self.split = BatchSplit(batch_size, self.world, spec.accumulate)
+        self.split = BatchSplit.of(spec, batch_size, self.world)
         self.train_batches = train_loader(splits.train, spec, self.split, workers, device)
         self.iterations_per_epoch = self.train_batches.iterations_per_epoch
         sizes = {"train_images": num_train, "test_images": len(splits.test), "batch_size": batch_size}  # type: ignore[arg-type]
@@ -174,6 +174,7 @@ class Trainer:
             batch = next(batches)
             self.metrics.unreadable += [error for error in batch.unreadable if error not in self.metrics.unreadable]
             drop_path.draw_masks(self.model, spec.seed, epoch, iteration, batch.positions)
+            self.norm_groups.select(self.split.norm_groups(batch.positions))
             images, targets = self.augment(batch, epoch, iteration, self.split.batch_size)
             is_last = i + 1 == len(self.split.parts)
             share = len(part) / self.split.batch_size  # of the global batch
@@ -186,6 +187,7 @@ class Trainer:
             self.metrics.train_images += len(images) * self.world.size
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.norm_groups.update_running_statistics()
         if self.ema is not None:
             self.ema.update(self.model)
         is_first_bad = (self.first_bad_iteration == 0) & ~self.loss_sum.isfinite()
@@ -215,13 +217,13 @@ class Trainer:
 
     def _wrap_model(self) -> nn.Module:
         """Return the network as an iteration calls it: under torchrun as DDP, and compiled if `compile`."""
+        self.norm_groups = use_norm_groups(self.model, self.split.num_norm_groups, self.split.shares_norm_groups)
         forward: nn.Module = self.model
-        use_gpu = self.device_config.device.type == "cuda"
         if self.world.size > 1:
-            use_sync_batch_norm(self.model)
-            forward = DistributedDataParallel(self.model, device_ids=[self.device_config.device] if use_gpu else None)
+            forward = DistributedDataParallel(self.model, broadcast_buffers=False)
         if self.spec.compile:
-            forward = torch.compile(forward, mode="reduce-overhead" if use_gpu else "default")  # type: ignore[assignment]
+            mode = "reduce-overhead" if self.device_config.device.type == "cuda" else "default"
+            forward = torch.compile(forward, mode=mode)  # type: ignore[assignment]
         return forward
 
     def _save_is_due(self) -> bool:

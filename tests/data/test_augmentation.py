@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from unittest.mock import Mock
 
@@ -126,10 +127,13 @@ def test_mixing_equals_timm(alphas: str, elementwise: bool, monkeypatch: pytest.
     """With the same draws: images and targets of timm's Mixup, which corrects lambda for the clipped box."""
     mixup, cutmix = MIXES[alphas]
     images, labels = normalized(16)[:, :, :24], torch.arange(16) % 10
+    # timm mixes image i with image 15 - i; ours, images 2 i and 2 i + 1.
+    order = torch.stack([torch.arange(8), 15 - torch.arange(8)], 1).flatten()
     mix = augmentation.Mix(mixup, cutmix, 0.8, num_classes=10, smoothing=0.1, elementwise=elementwise)
     mode, unmixed, cuts = "elem" if elementwise else "batch", 0, 0
     for epoch in range(20):
-        kept, top, bottom, left, right = draws_of(mix, epoch, 16 if elementwise else 1).double().numpy()
+        drawn = draws_of(mix, epoch, 16 if elementwise else 1)
+        kept, top, bottom, left, right = (drawn[:, order.argsort()] if elementwise else drawn).double().numpy()
         cut, touched = kept == 0, kept < 1
         unmixed, cuts = unmixed + int((~touched).sum()), cuts + int(cut.sum())
         lam = np.where(cut, 0.5, kept).astype(np.float32)  # for CutMix, timm only checks whether it is 1
@@ -140,9 +144,9 @@ def test_mixing_equals_timm(alphas: str, elementwise: bool, monkeypatch: pytest.
         monkeypatch.setattr(theirs, "_params_per_elem", Mock(return_value=draws[1]))
         monkeypatch.setattr(timm.data.mixup, "rand_bbox", Mock(side_effect=boxes))
         expected, expected_targets = theirs(images.clone(), labels)
-        result, targets = mix(images, labels, seed=0, epoch=epoch, iteration=0)
-        torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
-        torch.testing.assert_close(targets, expected_targets.float(), rtol=0, atol=1e-6)
+        result, targets = mix(images[order], labels[order], seed=0, epoch=epoch, iteration=0)
+        torch.testing.assert_close(result, expected[order], rtol=0, atol=1e-6)
+        torch.testing.assert_close(targets, expected_targets[order].float(), rtol=0, atol=1e-6)
     assert unmixed > 0 and (cuts > 0) == (cutmix > 0)
 
 
@@ -172,17 +176,38 @@ def test_lambdas_and_boxes_have_timms_distribution(alphas: str) -> None:
 
 
 @pytest.mark.parametrize("elementwise", [False, True])
-def test_symmetric_parts_of_a_batch_mix_like_the_whole_batch(elementwise: bool) -> None:
+def test_pairs_of_a_batch_mix_like_the_whole_batch(elementwise: bool) -> None:
     images, labels = normalized(16, channels=3), torch.arange(16) % 10
-    mix = augmentation.Mix(0.8, 1.0, 0.9, num_classes=10, smoothing=0.1, elementwise=elementwise)
+    mix = augmentation.Mix(0.8, 1.0, 0.9, num_classes=10, smoothing=0.1, elementwise=elementwise, group_size=6)
     for iteration in range(6):
         whole, targets = mix(images, labels, 0, 1, iteration)
-        for part in ([0, 1, 14, 15], [2, 5, 7, 8, 10, 13], [3, 4, 6, 9, 11, 12]):
+        for part in ([0, 1, 14, 15], [2, 3, 4, 5, 8, 9], [6, 7, 10, 11, 12, 13]):
             positions = torch.tensor(part)
             result = mix(images[positions], labels[positions], 0, 1, iteration, positions, batch_size=16)
             assert torch.equal(result[0], whole[positions]) and torch.equal(result[1], targets[positions])
-    with pytest.raises(ValueError, match="are not pairs"):
-        mix(images[:4], labels[:4], 0, 1, 0, torch.arange(4), batch_size=16)
+
+
+def test_an_image_without_its_partner_stays() -> None:
+    """Where an unreadable image was left out."""
+    images, labels = normalized(4), torch.arange(4)
+    mix = augmentation.Mix(0.8, 0.0, 1.0, num_classes=10, smoothing=0.0)
+    whole, _ = mix(images, labels, 0, 0, 0)
+    present = torch.tensor([0, 2, 3])
+    result, targets = mix(images[present], labels[present], 0, 0, 0, present, batch_size=4)
+    torch.testing.assert_close(result[0], images[0])
+    torch.testing.assert_close(targets[0], F.one_hot(labels[0], 10).float())
+    assert torch.equal(result[1:], whole[2:]) and not torch.equal(whole[0], images[0])
+
+
+def test_each_group_of_a_batch_has_a_draw_of_its_own() -> None:
+    """As in the official runs, in which each process draws for its 128 images."""
+    labels = torch.arange(512) % 2  # every pair has both labels
+    mix = augmentation.Mix(0.8, 0.0, 1.0, num_classes=2, smoothing=0.0, group_size=128)
+    _, targets = mix(normalized(8).repeat(64, 1, 1, 1), labels, 0, 0, 0)
+    kept = targets.gather(1, labels[:, None]).view(4, 128)
+    assert all(len(group.unique()) == 1 for group in kept) and len(kept.unique()) == 4
+    _, targets = dataclasses.replace(mix, group_size=None)(normalized(8).repeat(64, 1, 1, 1), labels, 0, 0, 0)
+    assert len(targets.gather(1, labels[:, None]).unique()) == 1
 
 
 def test_mixing_depends_on_seed_epoch_and_iteration_and_can_be_off() -> None:

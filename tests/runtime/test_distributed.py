@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +12,15 @@ import torch
 from roadmap.config.choices import Device, Optimizer, Precision
 from roadmap.config.compose import compose
 from roadmap.config.schema import RunSpec
-from roadmap.data.sampling import batch_positions
 from roadmap.records.record import run_folder
 from roadmap.runtime import distributed
 from roadmap.runtime.world import SINGLE_PROCESS, current_world
-from roadmap.sweep.processes import process_context
 from roadmap.training.device import choose_device
 from roadmap.training.metrics import Metrics
 from roadmap.training.run import run
 from roadmap.training.trainer import Trainer
 from tests.conftest import TINY, CommandLine
-from tests.helpers import THREE_STEPS, assert_same_results, read_records, torchrun
+from tests.helpers import THREE_STEPS, assert_same_results, read_records, run_processes, set_rank, torchrun
 
 LOADED = (*TINY, "budget.epochs=2", "budget.regularization=1", "network.drop_path=0.3", "precision=fp32")
 
@@ -101,25 +96,6 @@ def test_an_invalid_command_under_torchrun_exits_with_one_line(tmp_path: Path) -
     assert "error: budget.batch_size=2: 2 processes with 1 parts each need two images per part" in done.stderr
 
 
-def set_rank(rank: int, port: int) -> None:
-    """Set the environment variables that torchrun sets for one of two processes."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-
-
-def run_two_processes(target: Callable[..., None], *arguments: Any) -> None:
-    """Run `target(rank, port, *arguments)` in two processes, and assert that both succeed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [process_context().Process(target=target, args=(rank, port, *arguments)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0]
-
-
 def parameters_after_updates(spec: RunSpec) -> dict[str, torch.Tensor]:
     """Return the network's parameters after two updates."""
     trainer = Trainer(spec, choose_device(Device.cpu, Precision.fp32), Metrics())
@@ -139,14 +115,15 @@ def check_updates(rank: int, port: int, spec: RunSpec, expected: dict[str, torch
             torch.testing.assert_close(parameter, expected[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_two_processes_make_the_updates_of_one() -> None:
+@pytest.mark.parametrize("norm_batch_size", ["null", 8, 16], ids=["shared norms", "two groups each", "a group each"])
+def test_two_processes_make_the_updates_of_one(norm_batch_size: str | int) -> None:
     """With SGD, whose updates are proportional to the gradient; AdamW's would hide a wrong factor."""
-    spec = compose("+step=baseline", *LOADED, "recipe.lr=1")
+    spec = compose("+step=baseline", *LOADED, "recipe.lr=1", f"recipe.norm_batch_size={norm_batch_size}")
     assert spec.recipe.optimizer is Optimizer.sgd
     expected = parameters_after_updates(spec)
     faster = parameters_after_updates(dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, lr=2)))
     assert all(float((expected[name] - value).abs().max()) > 1e-4 for name, value in faster.items())
-    run_two_processes(check_updates, spec, expected)
+    run_processes(check_updates, spec, expected)
 
 
 def check_collectives(rank: int, port: int) -> None:
@@ -167,7 +144,7 @@ def check_collectives(rank: int, port: int) -> None:
 
 
 def test_collectives_of_two_processes() -> None:
-    run_two_processes(check_collectives)
+    run_processes(check_collectives)
 
 
 def test_one_process_needs_no_group() -> None:
@@ -175,11 +152,3 @@ def test_one_process_needs_no_group() -> None:
     assert distributed.all_reduce_max(1.0, 2.0) == [1, 2] and distributed.all_gather("x") == ["x"]
     assert distributed.broadcast_before_group("k", "v") == "v" and distributed.broadcast(3) == 3
     assert distributed.published_failure("run") is None
-
-
-@pytest.mark.parametrize(("batch_size", "parts"), [(8, 1), (8, 2), (8, 4), (10, 3), (9, 2)])
-def test_parts_of_a_batch_are_symmetric_and_complete(batch_size: int, parts: int) -> None:
-    positions = [batch_positions(batch_size, part, parts) for part in range(parts)]
-    assert sorted(torch.cat(positions).tolist()) == list(range(batch_size))
-    for part in positions:
-        assert (part + part.flip(0) == batch_size - 1).all()

@@ -103,10 +103,11 @@ def test_a_compiled_network_learns_the_same() -> None:
     assert plain.compile_seconds is None and compiled.compile_seconds is not None
 
 
-@pytest.mark.parametrize("step", ["layer_norm", "separate_downsampling"])
-def test_accumulation_makes_the_same_updates(step: str) -> None:
-    """Networks without BatchNorm, which sees one part of a batch at a time."""
+@pytest.mark.parametrize(("step", "count"), [("gelu", 4), ("layer_norm", 3), ("separate_downsampling", 3)])
+def test_accumulation_makes_the_same_updates(step: str, count: int) -> None:
+    """With Mixup and, for `gelu`, with BatchNorm over groups of 8 images."""
     overrides = (*TINY, "budget.epochs=2", "budget.regularization=1", "network.drop_path=0.3", "precision=fp32")
-    whole, parts = (train(f"+step={step}", *overrides, f"accumulate={count}") for count in (1, 3))
+    groups = ("recipe.norm_batch_size=8", "recipe.mix_batch_size=16")
+    whole, parts = (train(f"+step={step}", *overrides, *groups, f"accumulate={parts}") for parts in (1, count))
     for row, expected in zip(parts.curve, whole.curve, strict=True):
         assert row == pytest.approx(expected, rel=1e-5)

@@ -181,17 +181,20 @@ def test_convnext_trains_as_timms_convnext_tiny(mixed: bool, monkeypatch: pytest
     rates = np.concatenate([np.linspace(0, peak, warmup), cosine]).tolist()
 
     def loss_of(iteration: int) -> Tensor:
+        partner = torch.arange(BATCH_SIZE) ^ 1
         images, labels, lam = recorded.images(iteration), recorded.batches[iteration].labels, 1.0
         if mixed:
             remaining, top, bottom, left, right = recorded.mixes[iteration].tolist()
             if remaining == 0:  # CutMix
                 box = (..., slice(int(top), int(bottom)), slice(int(left), int(right)))
-                images[box] = images.flip(0)[box]
+                images[box] = images[partner][box]
                 lam = 1 - (bottom - top) * (right - left) / images[0, 0].numel()
             else:
                 lam = remaining
-                images = images * lam + images.flip(0) * (1 - lam)
-        targets = mixup_target(labels, NUM_CLASSES, lam, smoothing=0.1)
+                images = images * lam + images[partner] * (1 - lam)
+        # timm's function takes the labels of mixed images from the reversed batch.
+        targets = mixup_target(labels, NUM_CLASSES, 1.0, smoothing=0.1)
+        targets = targets * lam + targets[partner] * (1 - lam)
         return SoftTargetCrossEntropy()(model(images), targets)
 
     losses = plain_losses(recorded, model, optimizer, rates.__getitem__, loss_of)

@@ -1,0 +1,138 @@
+"""BatchNorm over groups of a batch: `recipe.norm_batch_size` images, however many processes share the batch.
+
+A large batch is usually trained on several GPUs, each of which normalizes its own images. The groups give the same
+statistics in one process ("ghost batches": Hoffer et al., "Train longer, generalize better", NeurIPS 2017), in several
+processes with whole groups each, and in several processes that share a group.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from roadmap.runtime.distributed import all_reduce_sum
+
+
+def use_norm_groups(model: nn.Module, num_groups: int, is_shared: bool) -> NormGroups:
+    """Let every BatchNorm of `model`, in place, normalize the groups of a batch. Parameters and buffers stay.
+
+    `num_groups` is that of the whole batch, and `is_shared` tells whether a group has images in several processes.
+    A single group needs only layers of torch: BatchNorm2d in one process, SyncBatchNorm in several on CUDA.
+    """
+    if num_groups == 1 and is_shared and next(model.parameters()).is_cuda:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    elif num_groups > 1 or is_shared:
+        for module in model.modules():
+            if type(module) is nn.BatchNorm2d:
+                module.__class__ = GroupedBatchNorm2d
+    return NormGroups(model, num_groups, is_shared)
+
+
+class NormGroups:
+    """The groups of the part of a batch that the next forward pass normalizes, and their statistics.
+
+    All grouped layers of a network share one object; without such layers it does nothing.
+    """
+
+    def __init__(self, model: nn.Module, num_groups: int, is_shared: bool) -> None:
+        """See `use_norm_groups`."""
+        self.num_groups, self.is_shared = num_groups, is_shared
+        self.numbers: list[int] = []
+        self.sizes: list[int] = []
+        self.layers = [module for module in model.modules() if isinstance(module, GroupedBatchNorm2d)]
+        widths = [layer.num_features for layer in self.layers for _ in ("mean", "variance")]
+        # Of all layers, in one tensor, so that one all-reduce suffices. The last element counts what was added.
+        self._sums = torch.zeros(sum(widths) + 1, device=next(model.parameters()).device)
+        *sums, _ = self._sums.split([*widths, 1])
+        for layer, mean, variance in zip(self.layers, sums[::2], sums[1::2], strict=True):
+            layer.groups, layer.mean_sum, layer.variance_sum = self, mean, variance
+
+    def select(self, groups: list[tuple[int, int]]) -> None:
+        """Set the groups of the next forward pass: (number, images in this process), in the order of its images."""
+        self.numbers, self.sizes = [number for number, _ in groups], [size for _, size in groups]
+        if self.layers:
+            self._sums[-1] += 1 if self.is_shared else len(groups)
+
+    def update_running_statistics(self) -> None:
+        """Move the running statistics, once in a training iteration, towards the mean over all groups."""
+        if not self.layers:
+            return
+        if not self.is_shared:
+            self._sums.copy_(all_reduce_sum(self._sums))
+        self._sums /= self._sums[-1].clone()
+        for layer in self.layers:
+            layer.update_running_statistics()
+        self._sums.zero_()
+
+
+class GroupedBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm with the statistics of each group of images: (N, C, H, W) -> (N, C, H, W).
+
+    In training, `NormGroups.select` must describe the images before each forward pass. Outside of training, it is
+    torch's BatchNorm2d, whose parameters and buffers it has.
+    """
+
+    groups: NormGroups
+    mean_sum: Tensor  # (C,): sum over the groups of this iteration
+    variance_sum: Tensor  # (C,), of unbiased variances
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        return self._over_processes(input) if self.groups.is_shared else self._in_this_process(input)
+
+    def _in_this_process(self, input: Tensor) -> Tensor:
+        normalized = []
+        for images in input.split(self.groups.sizes):
+            mean, variance = torch.zeros_like(self.mean_sum), torch.zeros_like(self.variance_sum)
+            # With a momentum of 1 it leaves the statistics of these images in `mean` and `variance`.
+            normalized.append(F.batch_norm(images, mean, variance, self.weight, self.bias, True, 1.0, self.eps))
+            self.mean_sum += mean
+            self.variance_sum += variance
+        return normalized[0] if len(normalized) == 1 else torch.cat(normalized)
+
+    def _over_processes(self, input: Tensor) -> Tensor:
+        groups = self.groups
+        with torch.autocast(input.device.type, enabled=False):
+            images = input.float().split(groups.sizes)
+            count = self._sum_over_processes([x.new_full((1,), x.numel() / x.shape[1]) for x in images]).clamp(min=1)
+            mean = self._sum_over_processes([x.sum((0, 2, 3)) for x in images]) / count
+            centred = [x - mean[group, :, None, None] for group, x in zip(groups.numbers, images, strict=True)]
+            variance = self._sum_over_processes([x.square().sum((0, 2, 3)) for x in centred]) / count
+            with torch.no_grad():
+                self.mean_sum += mean.mean(0)
+                self.variance_sum += (variance * count / (count - 1).clamp(min=1)).mean(0)
+            scale = self.weight * (variance + self.eps).rsqrt()
+            scaled = [x * scale[group, :, None, None] for group, x in zip(groups.numbers, centred, strict=True)]
+            return (torch.cat(scaled) + self.bias[:, None, None]).to(input.dtype)
+
+    def _sum_over_processes(self, parts: list[Tensor]) -> Tensor:
+        """Return the sums (groups, C) of the parts (C,) of each group, over all processes."""
+        sums = list(parts[0].new_zeros(self.groups.num_groups, len(parts[0])))
+        for group, part in zip(self.groups.numbers, parts, strict=True):
+            sums[group] = part
+        return _AllReduceSum.apply(torch.stack(sums))
+
+    @torch.no_grad()
+    def update_running_statistics(self) -> None:
+        """Move the running statistics towards `mean_sum` and `variance_sum`, which are means by now."""
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(self.mean_sum, self.momentum)
+        self.running_var.lerp_(self.variance_sum, self.momentum)
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """`all_reduce_sum` with gradients: the part of each process changes the loss of all processes."""
+
+    @staticmethod
+    def forward(_: Any, part: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]
+        return all_reduce_sum(part.clone())
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]
+        return all_reduce_sum(gradient.clone())
