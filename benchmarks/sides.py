@@ -97,7 +97,8 @@ class TimmTraining:
 
         self.spec = spec = compose(*case.overrides)
         recipe, self.flags = spec.recipe, flags
-        self.schedule = make_schedule(recipe, spec.budget)
+        splits = datasets.load(spec.data, spec.budget)
+        self.schedule = make_schedule(recipe, spec.budget, len(splits.train))  # type: ignore[arg-type]
         self.layout = torch.channels_last if flags.channels_last else torch.contiguous_format
         mixing = recipe.mixup > 0 or recipe.cutmix > 0
         mix: dict[str, Any] = {"mixup_alpha": recipe.mixup, "cutmix_alpha": recipe.cutmix}
@@ -109,7 +110,6 @@ class TimmTraining:
             "num_workers": flags.workers,
             "device": torch.device("cpu"),
         }
-        splits = datasets.load(spec.data, spec.budget)
         train: Any = _Images(splits.train, spec)
         test: Any = _Images(splits.test, spec)
         self.loader: Any = create_loader(

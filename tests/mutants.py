@@ -1,11 +1,11 @@
 """Measures whether the tests notice errors in the code: the share of random mutants that they kill.
 
-    uv run --group mutants python -m tests.mutants --per-module 25 --out /tmp/mutants
+    uv run --group mutants python -m tests.mutants --out /tmp/mutants
 
 A mutant is a copy of the repository in which one operator, constant, comparison, decorator or statement of one line is
 changed (by cosmic-ray). At most one mutant is taken for each line. The fast tests of the module's package run first,
 and then, for those that survive, the slow ones. Tests of other packages do not run, so the shares are lower bounds. The
-results are kept in `--out`, and the same command continues where it was stopped.
+results are kept in `--out`, and the same command continues where it was stopped. `--retry` tests survivors again.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ from pathlib import Path
 from queue import Queue
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).parent.parent
-TIMEOUT = 900  # seconds; tests that take longer count as killed by an endless loop
-# Module -> folders and files of the tests that concern it, those that fail first in front.
+from tests.conftest import FASHION, ROOT
+
+TIMEOUT = 1200  # seconds; tests that take longer count as killed by an endless loop
+# Outcomes: killed by the fast tests; by the slow ones; not by the fast ones, slow ones not run; by none.
+FAST, SLOW, NOT_FAST, SURVIVED = "fast", "slow", "not by fast", "survived"
+# Module -> folders of the tests that concern it. The module's own test file runs first.
 ENGINE = ("tests/training", "tests/data", "tests/runtime")
 MODULES = {
     "roadmap/models/network.py": ("tests/models",),
@@ -63,8 +66,8 @@ class Mutant(NamedTuple):
 
 def mutants_of(module: str) -> list[Mutant]:
     """Return all mutants of a module that compile and that differ in more than annotations."""
-    import cosmic_ray.plugins  # pyrefly: ignore[missing-import]
-    from cosmic_ray.mutating import mutate_code  # pyrefly: ignore[missing-import]
+    import cosmic_ray.plugins
+    from cosmic_ray.mutating import mutate_code
 
     source = (ROOT / module).read_text(encoding="utf-8")
     original = _without_annotations(source)
@@ -117,10 +120,26 @@ def copy_repository(folder: Path) -> None:
         shutil.copy(ROOT / name, folder / name)
 
 
-def tests_fail(folder: Path, tests: tuple[str, ...], *options: str) -> bool:
-    """Run tests in a copy of the repository, and return whether one of them failed or took too long."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", *options, *tests]
-    env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+def test_files(module: str) -> list[str]:
+    """Return the test files that concern a module, those first that most likely fail."""
+    package, name = Path(module).parts[1:]
+    own = Path("tests", package, f"test_{name}")
+    files: list[Path] = []
+    for tests in map(Path, MODULES[module]):
+        found = sorted(path.relative_to(ROOT) for path in (ROOT / tests).glob("test_*.py"))
+        files += [tests] if tests.suffix else found
+    return list(map(str, sorted(files, key=lambda file: file != own)))
+
+
+def tests_fail(folder: Path, module: str, *options: str) -> bool:
+    """Run the tests of a module in a copy of the repository, and return whether one failed or took too long."""
+    files = test_files(module)
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", *options, *files]
+    env = os.environ | {
+        "PYTHONPATH": str(folder),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "ROADMAP_FASHION_MNIST": str(FASHION),
+    }
     try:
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
@@ -129,16 +148,13 @@ def tests_fail(folder: Path, tests: tuple[str, ...], *options: str) -> bool:
     return done.returncode in (1, 2)  # 2: the tests cannot be imported; 5: no slow tests
 
 
-def run_mutant(folders: Queue[Path], mutant: Mutant) -> str:
-    """Return "fast" or "slow" for the tests that killed the mutant, or "survived"."""
+def is_killed(folders: Queue[Path], options: tuple[str, ...], mutant: Mutant) -> bool:
+    """Return whether the tests of the mutant's module, chosen by options of pytest, notice the mutant."""
     folder = folders.get()
     target = folder / mutant.module
     try:
         target.write_text(mutant.code, encoding="utf-8")
-        tests = MODULES[mutant.module]
-        if tests_fail(folder, tests):
-            return "fast"
-        return "slow" if tests_fail(folder, tests, "-m", "slow") else "survived"
+        return tests_fail(folder, mutant.module, *options)
     finally:
         shutil.copy(ROOT / mutant.module, target)
         folders.put(folder)
@@ -150,7 +166,7 @@ def table(results: list[dict[str, Any]]) -> str:
     modules = sorted({result["module"] for result in results})
     for name in [*modules, "all"]:
         outcomes = [result["outcome"] for result in results if name in (result["module"], "all")]
-        fast, slow = outcomes.count("fast"), outcomes.count("slow")
+        fast, slow = outcomes.count(FAST), outcomes.count(SLOW)
         shares = [f"{100 * count / len(outcomes):.0f} %" for count in (fast, fast + slow)]
         lines.append(f"| {name if name == 'all' else f'`{name}`'} | {len(outcomes)} | {shares[0]} | {shares[1]} |")
     return "\n".join(lines)
@@ -158,36 +174,45 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--per-module", type=int, default=25, help="number of mutants of each module")
+    parser.add_argument("--per-module", type=int, default=20, help="number of mutants of each module")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants tested at once")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--fast", action="store_true", help="only the fast tests")
+    parser.add_argument("--retry", action="store_true", help="test again what earlier tests did not kill")
     parser.add_argument("modules", nargs="*", default=list(MODULES), help="default: the engine and the statistics")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / "results.jsonl"
-    results = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    done = {(result["module"], result["difference"]) for result in results}
-    mutants = [
-        mutant
-        for module in arguments.modules
-        for mutant in sample(mutants_of(module), arguments.per_module, arguments.seed)
-        if (module, mutant.difference()) not in done
-    ]
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    results = {(result["module"], result["difference"]): result for result in map(json.loads, lines)}
+    sampled = [m for name in arguments.modules for m in sample(mutants_of(name), arguments.per_module, arguments.seed)]
+    mutants = {(mutant.module, mutant.difference()): mutant for mutant in sampled}
+    if arguments.retry:
+        results = {key: result for key, result in results.items() if result["outcome"] == FAST}
     folders: Queue[Path] = Queue()
     for number in range(arguments.jobs):
         folder = arguments.out / f"copy{number}"
         shutil.rmtree(folder, ignore_errors=True)
         copy_repository(folder)
         folders.put(folder)
+    phases = {FAST: (), SLOW: ("-m", "slow")}
     with ThreadPoolExecutor(arguments.jobs) as pool, file.open("a", encoding="utf-8") as stream:
-        for mutant, outcome in zip(mutants, pool.map(partial(run_mutant, folders), mutants), strict=True):
-            result = {"module": mutant.module, "line": mutant.line, "operator": mutant.operator, "outcome": outcome}
-            results.append({**result, "difference": mutant.difference()})
-            stream.write(json.dumps(results[-1], ensure_ascii=False) + "\n")
-            stream.flush()
-            print(f"{outcome:8} {mutant.module}:{mutant.line} {mutant.difference()}", flush=True)
-    print(table(results))
+        for name, options in list(phases.items())[: 1 if arguments.fast else 2]:
+            tried = {FAST: None, SLOW: NOT_FAST}[name]  # outcome of the mutants that these tests have not seen
+            left = [key for key in mutants if results.get(key, {}).get("outcome") == tried]
+            for module in sorted({module for module, _ in left}):  # otherwise each mutant would seem to be killed
+                assert not tests_fail(folders.queue[0], module, *options), f"the tests of {module} fail without mutants"
+            killed = pool.map(partial(is_killed, folders, options), [mutants[key] for key in left])
+            for key, is_dead in zip(left, killed, strict=True):
+                outcome = name if is_dead else NOT_FAST if name == FAST else SURVIVED
+                mutant, (module, difference) = mutants[key], key
+                result = {"module": module, "line": mutant.line, "operator": mutant.operator, "outcome": outcome}
+                results[key] = {**result, "difference": difference}
+                stream.write(json.dumps(results[key], ensure_ascii=False) + "\n")
+                stream.flush()
+                print(f"{outcome:16} {module}:{mutant.line} {difference}", flush=True)
+    print(table([results[key] for key in mutants]))
 
 
 if __name__ == "__main__":

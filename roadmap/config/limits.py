@@ -64,7 +64,6 @@ LARGEST: dict[str, float] = {
     "data.workers": 256,
     "data.quick_epochs": 100_000,
     "data.quick_batch_size": 1_000_000,
-    "data.quick_lr_multiplier": 1e6,
     "base.depths": 1_000,
     "base.width": 2_048,
     "base.swin_depths": 1_000,

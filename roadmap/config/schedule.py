@@ -11,6 +11,8 @@ from roadmap.config.files import read_yaml
 from roadmap.config.schema import BudgetSpec, RecipeSpec
 
 REFERENCE_EPOCHS = 300.0  # epochs of the enhanced recipe; `budget.epochs` refers to a recipe of this length
+PAPER_ITERATIONS = 300 * (1_281_167 // 4096)  # of the enhanced recipe on ImageNet-1K (paper, Table 5)
+LARGEST_SHORT_RUN_FACTOR = 128.0  # measured; see docs/recipes.md
 
 
 @dataclass(frozen=True)
@@ -20,29 +22,51 @@ class Schedule:
     epochs: int
     batch_size: int  # images per iteration
     lr: float  # highest learning rate
+    lr_multiplier: float  # the factor in it that the budget sets, or that follows from the number of iterations
     warmup_share: float  # fraction of all iterations
     decay_share: float  # fraction of all iterations between two decays of a `step` schedule
 
 
-def make_schedule(recipe: RecipeSpec, budget: BudgetSpec, num_train: int | None = None) -> Schedule:
-    """Return `recipe` scaled to `budget`. The batch of budget=smoke is reduced to at most `num_train` images.
+def scaled_epochs(recipe: RecipeSpec, budget: BudgetSpec) -> int:
+    """Return the number of epochs of `recipe` with `budget`.
 
-    The epochs of the recipes keep their ratio (90 to 300) unless `budget.equal_epochs` is set. Warm-up and decay keep
-    their fractions of the run. The learning rate is proportional to the batch size (Goyal et al. 2017), times
-    `lr_multiplier`.
+    The epochs of the recipes keep their ratio (90 to 300) unless `budget.equal_epochs` is set.
     """
     epochs = recipe.epochs
     if budget.epochs is not None:
         epochs = budget.epochs if budget.equal_epochs else recipe.epochs * budget.epochs / REFERENCE_EPOCHS
+    return max(1, round(epochs))
+
+
+def short_run_factor(iterations: int) -> float:
+    """Return the factor on AdamW's learning rate in a run of this number of iterations.
+
+    It is 1 for a run of at least as many iterations as the paper's, and inversely proportional to the number of
+    iterations of shorter ones, up to 128. The sum of the factors over all iterations is then that of the paper's run.
+    The measurement is in docs/recipes.md.
+    """
+    return min(max(PAPER_ITERATIONS / max(iterations, 1), 1.0), LARGEST_SHORT_RUN_FACTOR)
+
+
+def make_schedule(recipe: RecipeSpec, budget: BudgetSpec, num_train: int) -> Schedule:
+    """Return `recipe` scaled to `budget`, for a training set of `num_train` images.
+
+    Warm-up and decay keep their fractions of the run. The learning rate is proportional to the batch size (Goyal et al.
+    2017), times `lr_multiplier`. The batch of budget=smoke is reduced to at most `num_train` images.
+    """
+    epochs = scaled_epochs(recipe, budget)
     batch_size = recipe.batch_size if budget.batch_size is None else budget.batch_size
-    if num_train is not None and num_train >= 2:
+    if num_train >= 2:
         # even, because Mixup and CutMix pair the images of a batch
         batch_size = fit_to_dataset(budget, "batch_size", num_train - num_train % 2) or batch_size
     factor = getattr(budget.lr_multiplier, recipe.optimizer.value)
+    if factor is None:
+        factor = short_run_factor(epochs * (num_train // batch_size))
     return Schedule(
-        epochs=max(1, round(epochs)),
+        epochs=epochs,
         batch_size=batch_size,
         lr=recipe.lr * batch_size / recipe.batch_size * factor,
+        lr_multiplier=factor,
         warmup_share=recipe.warmup_epochs / recipe.epochs,
         decay_share=recipe.decay_epochs / recipe.epochs,
     )

@@ -134,7 +134,7 @@ class OptimizerFactors:
     """One factor per optimizer; the names are those of `Optimizer`."""
 
     sgd: float = 1.0
-    adamw: float = 1.0
+    adamw: float | None = 1.0  # None: from the number of iterations, `config.schedule.short_run_factor`
 
 
 @dataclass
@@ -179,7 +179,6 @@ class DataSpec:
     workers: int | None = None  # loader processes; None: as many as the cores of the machine allow
     quick_epochs: float = 10.0  # budget.epochs with budget=quick
     quick_batch_size: int = 128  # budget.batch_size with budget=quick
-    quick_lr_multiplier: float = 32.0  # budget.lr_multiplier.adamw with budget=quick
 
 
 @dataclass

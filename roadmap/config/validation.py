@@ -225,7 +225,8 @@ def _validate_budget(spec: RunSpec) -> None:
     message = "must be at least 1, because the last epoch is always evaluated"
     require(budget.evaluations >= 1, "budget.evaluations", budget.evaluations, message)
     for name, factor in vars(budget.lr_multiplier).items():
-        check_positive(factor, f"budget.lr_multiplier.{name}")
+        if factor is not None:
+            check_positive(factor, f"budget.lr_multiplier.{name}")
 
 
 def _validate_defaults(data: DataSpec) -> None:
@@ -239,7 +240,6 @@ def _validate_defaults(data: DataSpec) -> None:
     )
     require(data.quick_epochs >= 1, "data.quick_epochs", data.quick_epochs, "must be at least 1")
     require(data.quick_batch_size >= 1, "data.quick_batch_size", data.quick_batch_size, "must be positive")
-    check_positive(data.quick_lr_multiplier, "data.quick_lr_multiplier")
 
 
 def _validate_data(data: DataSpec, network: NetworkSpec) -> None:

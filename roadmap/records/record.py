@@ -65,7 +65,7 @@ def config_hash(spec: RunSpec) -> str:
         config["data"]["root"] = str(Path(spec.data.root).resolve())
     if spec.weights is not None and Path(spec.weights).is_file():
         config["weights"] = hashlib.sha256(Path(spec.weights).read_bytes()).hexdigest()
-    for name in ("download", "workers", "quick_epochs", "quick_batch_size", "quick_lr_multiplier"):
+    for name in ("download", "workers", "quick_epochs", "quick_batch_size"):
         del config["data"][name]
     optimizer = spec.recipe.optimizer.value
     config["budget"]["lr_multiplier"] = {optimizer: getattr(spec.budget.lr_multiplier, optimizer)}
@@ -106,7 +106,7 @@ class InvalidRecordError(Exception):
 def load_record(folder: Path) -> dict[str, Any] | None:
     """Return the record in a run's folder, or None if there is none. Raises InvalidRecordError if it is damaged.
 
-    Fields of the config that are newer than the record have their defaults.
+    Fields of the config that are newer than the record have their defaults. A field that no longer exists is left out.
     """
     path = folder / "record.json"
     try:
@@ -126,6 +126,8 @@ def load_record(folder: Path) -> dict[str, Any] | None:
         formats = " and ".join(map(str, READABLE_FORMATS))
         raise InvalidRecordError(f"has {kind}; this version reads the formats {formats}")
     if isinstance(record.get("config"), dict):
+        if isinstance(record["config"].get("data"), dict):
+            record["config"]["data"].pop("quick_lr_multiplier", None)  # format 3; budget.lr_multiplier has its value
         record["config"] = _with_defaults(record["config"], config_of(RunSpec()))
     if (problem := check_record(record)) is not None:
         raise InvalidRecordError(problem)

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from roadmap.config.schedule import make_schedule
+from roadmap.config.schedule import scaled_epochs
 from roadmap.records.record import COMPLETED, RUNS_FOLDER, config_hash, config_of, finished_record, read_record
 from roadmap.runtime import system
 from roadmap.runtime.progress import format_duration
@@ -31,7 +31,7 @@ def estimate_runtime(runs: Sequence[PlannedRun]) -> str:
             seconds = format_duration(record["wall_seconds"])
             lines.append(f"  done   {seconds:>8}  {run.title}: {summarize_record(record)}")
             continue
-        epochs = make_schedule(run.spec.recipe, run.spec.budget).epochs
+        epochs = scaled_epochs(run.spec.recipe, run.spec.budget)
         estimate = durations.estimate(config_hash(run.spec), config_of(run.spec), epochs)
         if estimate is None:
             num_unknown += 1

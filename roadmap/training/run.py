@@ -107,7 +107,6 @@ def _train_and_record(spec: RunSpec, command: str, title: str, group_name: str, 
     try:
         device_config = choose_device(spec.device, spec.precision)
         record |= asdict(measure_cost(spec.network, spec.data.image_size))
-        record |= {"plan": asdict(make_schedule(spec.recipe, spec.budget))}
         trainer = Trainer(spec, device_config, metrics, title)
         record |= {"plan": asdict(trainer.schedule), "num_train": trainer.train_batches.num_images}
         record |= {"classes": recorded_classes(spec)}

@@ -93,4 +93,4 @@ def test_a_network_at_chance_has_diverged(num_correct: int, diverged: bool) -> N
     ("epochs", "evaluations", "expected"), [(10, 10, range(1, 11)), (10, 3, [4, 7, 10]), (2, 10, [1, 2])]
 )
 def test_the_last_epoch_is_always_evaluated(epochs: int, evaluations: int, expected: Iterable[int]) -> None:
-    assert evaluated_epochs(Schedule(epochs, 1, 0.1, 0, 0), evaluations) == set(expected)
+    assert evaluated_epochs(Schedule(epochs, 1, 0.1, 1, 0, 0), evaluations) == set(expected)

@@ -17,7 +17,7 @@ from roadmap.data.images import Batch
 from roadmap.models.network import Network
 from roadmap.training import recipe
 
-MODERN = ("+step=separate_downsampling", "budget=paper")
+NUM_TRAIN = 1_281_167
 
 
 @cache
@@ -28,7 +28,7 @@ def composed(*overrides: str) -> RunSpec:
 def build(*overrides: str) -> tuple[RunSpec, Network, torch.optim.Optimizer]:
     spec = composed(*overrides)
     model = Network(spec.network)
-    return spec, model, recipe.make_optimizer(model, spec.recipe, make_schedule(spec.recipe, spec.budget).lr)
+    return spec, model, recipe.make_optimizer(model, spec.recipe, make_schedule(spec.recipe, spec.budget, NUM_TRAIN).lr)
 
 
 def test_the_step_training_recipe_changes_only_the_recipe() -> None:
@@ -70,7 +70,7 @@ def test_torchvisions_recipe_decays_all_parameters_unless_switched_off() -> None
 
 def learning_rates(*overrides: str, iterations_per_epoch: int) -> list[float]:
     spec = composed(*overrides)
-    schedule = make_schedule(spec.recipe, spec.budget)
+    schedule = make_schedule(spec.recipe, spec.budget, NUM_TRAIN)
     iterations = range(schedule.epochs * iterations_per_epoch)
     return [recipe.learning_rate(spec.recipe, schedule, iterations_per_epoch, i) for i in iterations]
 
@@ -90,7 +90,7 @@ def test_cosine_with_warmup_is_that_of_the_official_code() -> None:
 @pytest.mark.parametrize("num_iterations", [1, 2, 3, 20])
 def test_short_runs_have_a_finite_rate_in_each_iteration(num_iterations: int) -> None:
     spec = composed("+step=gelu", "budget.epochs=1", "budget.equal_epochs=true")
-    schedule = make_schedule(spec.recipe, spec.budget)
+    schedule = make_schedule(spec.recipe, spec.budget, NUM_TRAIN)
     rates = [recipe.learning_rate(spec.recipe, schedule, num_iterations, i) for i in range(num_iterations)]
     assert max(rates) == schedule.lr and min(rates) >= 0
 
