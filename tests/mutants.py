@@ -13,14 +13,16 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import hashlib
 import itertools
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from queue import Queue
@@ -65,12 +67,12 @@ class Mutant(NamedTuple):
 
 
 def mutants_of(module: str) -> list[Mutant]:
-    """Return all mutants of a module that compile and that differ in more than annotations."""
+    """Return all mutants of a module that compile and that differ in more than annotations and kinds of parameters."""
     import cosmic_ray.plugins
     from cosmic_ray.mutating import mutate_code
 
     source = (ROOT / module).read_text(encoding="utf-8")
-    original = _without_annotations(source)
+    original = _comparable(source)
     found: list[Mutant] = []
     for name in sorted(cosmic_ray.plugins.operator_names()):
         operator_class = cosmic_ray.plugins.get_operator(name)
@@ -82,7 +84,7 @@ def mutants_of(module: str) -> list[Mutant]:
             if code is None:
                 break
             try:
-                differs = _without_annotations(code) != original
+                differs = _comparable(code) != original
             except SyntaxError:
                 continue
             if differs:
@@ -92,7 +94,8 @@ def mutants_of(module: str) -> list[Mutant]:
     return found
 
 
-def _without_annotations(source: str) -> str:
+def _comparable(source: str) -> str:
+    """Return the syntax tree of a module without annotations, and without `*` and `/` between parameters."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.arg):
@@ -101,15 +104,29 @@ def _without_annotations(source: str) -> str:
             node.returns = None
         elif isinstance(node, ast.AnnAssign):
             node.annotation = ast.Constant(None)
+        elif isinstance(node, ast.arguments):
+            node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
+            node.defaults += [default for default in node.kw_defaults if default is not None]
+            for of_one_kind in (node.posonlyargs, node.kwonlyargs, node.kw_defaults):
+                of_one_kind.clear()
     return ast.dump(tree)
 
 
-def sample(mutants: list[Mutant], count: int, seed: int) -> list[Mutant]:
-    """Return at most `count` mutants, each of another line: a random line first, then one of its mutants."""
-    generator = random.Random(seed)
-    lines = sorted({mutant.line for mutant in mutants})
-    chosen = generator.sample(lines, min(count, len(lines)))
-    return [generator.choice([mutant for mutant in mutants if mutant.line == line]) for line in chosen]
+def sample(module: str, count: int, seed: int) -> list[Mutant]:
+    """Return at most `count` mutants of a module, each of another line: a random line first, then one of its mutants.
+
+    The order depends on the text of the lines: most of the sample stays the same after a change of other lines.
+    """
+
+    def rank(text: str) -> str:
+        return hashlib.sha256(f"{seed} {text}".encode()).hexdigest()
+
+    source = (ROOT / module).read_text(encoding="utf-8").splitlines()
+    mutants_of_line: dict[int, list[Mutant]] = defaultdict(list)
+    for mutant in mutants_of(module):
+        mutants_of_line[mutant.line].append(mutant)
+    lines = sorted(mutants_of_line, key=lambda line: rank(f"{module} {source[line - 1]}"))
+    return [min(mutants_of_line[line], key=lambda mutant: rank(mutant.difference())) for line in lines[:count]]
 
 
 def copy_repository(folder: Path) -> None:
@@ -121,7 +138,7 @@ def copy_repository(folder: Path) -> None:
 
 
 def test_files(module: str) -> list[str]:
-    """Return the test files that concern a module, those first that most likely fail."""
+    """Return the test files that concern a module, its own first."""
     package, name = Path(module).parts[1:]
     own = Path("tests", package, f"test_{name}")
     files: list[Path] = []
@@ -131,15 +148,15 @@ def test_files(module: str) -> list[str]:
     return list(map(str, sorted(files, key=lambda file: file != own)))
 
 
-def tests_fail(folder: Path, module: str, *options: str) -> bool:
-    """Run the tests of a module in a copy of the repository, and return whether one failed or took too long."""
-    files = test_files(module)
+def tests_fail(folder: Path, files: Iterable[str], *options: str) -> bool:
+    """Run test files in a copy of the repository, and return whether a test failed or took too long."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", *options, *files]
     env = os.environ | {
         "PYTHONPATH": str(folder),
         "PYTHONDONTWRITEBYTECODE": "1",
         "ROADMAP_FASHION_MNIST": str(FASHION),
     }
+    env["OMP_NUM_THREADS"] = "1"  # several mutants at once share the cores
     try:
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
@@ -154,7 +171,7 @@ def is_killed(folders: Queue[Path], options: tuple[str, ...], mutant: Mutant) ->
     target = folder / mutant.module
     try:
         target.write_text(mutant.code, encoding="utf-8")
-        return tests_fail(folder, mutant.module, *options)
+        return tests_fail(folder, test_files(mutant.module), *options)
     finally:
         shutil.copy(ROOT / mutant.module, target)
         folders.put(folder)
@@ -186,7 +203,9 @@ def main() -> None:
     file = arguments.out / "results.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     results = {(result["module"], result["difference"]): result for result in map(json.loads, lines)}
-    sampled = [m for name in arguments.modules for m in sample(mutants_of(name), arguments.per_module, arguments.seed)]
+    with ProcessPoolExecutor(arguments.jobs) as processes:
+        samples = processes.map(partial(sample, count=arguments.per_module, seed=arguments.seed), arguments.modules)
+        sampled = [mutant for mutants_of_module in samples for mutant in mutants_of_module]
     mutants = {(mutant.module, mutant.difference()): mutant for mutant in sampled}
     if arguments.retry:
         results = {key: result for key, result in results.items() if result["outcome"] == FAST}
@@ -201,8 +220,10 @@ def main() -> None:
         for name, options in list(phases.items())[: 1 if arguments.fast else 2]:
             tried = {FAST: None, SLOW: NOT_FAST}[name]  # outcome of the mutants that these tests have not seen
             left = [key for key in mutants if results.get(key, {}).get("outcome") == tried]
-            for module in sorted({module for module, _ in left}):  # otherwise each mutant would seem to be killed
-                assert not tests_fail(folders.queue[0], module, *options), f"the tests of {module} fail without mutants"
+            files = {file: None for module, _ in left for file in test_files(module)}
+            assert not tests_fail(folders.queue[0], files, f"-n{arguments.jobs}", *options), (
+                "tests fail without mutants"
+            )
             killed = pool.map(partial(is_killed, folders, options), [mutants[key] for key in left])
             for key, is_dead in zip(left, killed, strict=True):
                 outcome = name if is_dead else NOT_FAST if name == FAST else SURVIVED
