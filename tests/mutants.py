@@ -6,6 +6,7 @@ A mutant is a copy of the repository in which one operator, constant, comparison
 changed (by cosmic-ray). At most one mutant is taken for each line. The fast tests of the module's package run first,
 and then, for those that survive, the slow ones. Tests of other packages do not run, so the shares are lower bounds. The
 results are kept in `--out`, and the same command continues where it was stopped. `--retry` tests survivors again.
+Mutants that are equivalent to the original code are counted, but not tested.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,8 +33,8 @@ from typing import Any, NamedTuple
 from tests.conftest import FASHION, ROOT
 
 TIMEOUT = 1200  # seconds; tests that take longer count as killed by an endless loop
-# Outcomes: killed by the fast tests; by the slow ones; not by the fast ones, slow ones not run; by none.
-FAST, SLOW, NOT_FAST, SURVIVED = "fast", "slow", "not by fast", "survived"
+# Outcomes: killed by the fast tests; by the slow ones; not by the fast ones, slow ones not run; by none; not run.
+FAST, SLOW, NOT_FAST, SURVIVED, EQUAL = "fast", "slow", "not by fast", "survived", "equivalent"
 # Module -> folders of the tests that concern it. The module's own test file runs first.
 ENGINE = ("tests/training", "tests/data", "tests/runtime")
 MODULES = {
@@ -49,6 +51,15 @@ MODULES = {
     "roadmap/runtime/distributed.py": ("tests/runtime", "tests/models/test_batch_norm.py"),
     "roadmap/analysis/statistics.py": ("tests/analysis", "tests/report"),
 }
+
+# Changes that no test can notice: (module, or "" for all; regular expression of the changed line; reason).
+EQUIVALENT = (
+    ("", r"\+ .*strict=False", "the sequences have the same length"),
+    ("", r"\+ .*non_blocking=False", "the copy takes longer, with the same result"),
+    ("", r"\+ .*frozen=False", "nothing assigns to a field"),
+    ("roadmap/models/layers.py", r"\+ .*self\.stride\[ ?-?1\]", "both strides of a convolution are equal"),
+    ("roadmap/models/layers.py", r"\+ ?def act\(.*inplace: bool = True", "`chain` sets `inplace` of each activation"),
+)
 
 
 class Mutant(NamedTuple):
@@ -177,15 +188,33 @@ def is_killed(folders: Queue[Path], options: tuple[str, ...], mutant: Mutant) ->
         folders.put(folder)
 
 
+def reason_of(module: str, difference: str) -> str | None:
+    """Return why no test can kill the mutant, or None."""
+    for of_module, pattern, reason in EQUIVALENT:
+        if of_module in ("", module) and re.search(pattern, difference):
+            return reason
+    return None
+
+
+def result_of(mutant: Mutant, outcome: str) -> dict[str, Any]:
+    """Return the line of the results file."""
+    fields = {"module": mutant.module, "line": mutant.line, "operator": mutant.operator, "outcome": outcome}
+    return {**fields, "difference": mutant.difference()}
+
+
 def table(results: list[dict[str, Any]]) -> str:
     """Return the table of CONTRIBUTING.md: per module the number of mutants, and the shares that were killed."""
-    lines = ["| module | mutants | killed by the fast tests | killed by all tests |", "| :--- | ---: | ---: | ---: |"]
+    lines = ["| module | mutants | killed by the fast tests | by all tests | equivalent | survived |"]
+    lines += ["| :--- | ---: | ---: | ---: | ---: | ---: |"]
     modules = sorted({result["module"] for result in results})
     for name in [*modules, "all"]:
-        outcomes = [result["outcome"] for result in results if name in (result["module"], "all")]
-        fast, slow = outcomes.count(FAST), outcomes.count(SLOW)
-        shares = [f"{100 * count / len(outcomes):.0f} %" for count in (fast, fast + slow)]
-        lines.append(f"| {name if name == 'all' else f'`{name}`'} | {len(outcomes)} | {shares[0]} | {shares[1]} |")
+        chosen = [result for result in results if name in (result["module"], "all")]
+        fast, slow = (sum(result["outcome"] == killed for result in chosen) for killed in (FAST, SLOW))
+        equivalent = sum(result["outcome"] == EQUAL for result in chosen)
+        shares = [f"{100 * count / len(chosen):.1f} %" for count in (fast, fast + slow)]
+        survived = len(chosen) - fast - slow - equivalent
+        cells = [f"`{name}`" if name != "all" else name, len(chosen), *shares, equivalent, survived]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
@@ -209,6 +238,9 @@ def main() -> None:
     mutants = {(mutant.module, mutant.difference()): mutant for mutant in sampled}
     if arguments.retry:
         results = {key: result for key, result in results.items() if result["outcome"] == FAST}
+    for (module, difference), mutant in mutants.items():
+        if reason_of(module, difference) is not None:
+            results[module, difference] = result_of(mutant, EQUAL)
     folders: Queue[Path] = Queue()
     for number in range(arguments.jobs):
         folder = arguments.out / f"copy{number}"
@@ -227,12 +259,10 @@ def main() -> None:
             killed = pool.map(partial(is_killed, folders, options), [mutants[key] for key in left])
             for key, is_dead in zip(left, killed, strict=True):
                 outcome = name if is_dead else NOT_FAST if name == FAST else SURVIVED
-                mutant, (module, difference) = mutants[key], key
-                result = {"module": module, "line": mutant.line, "operator": mutant.operator, "outcome": outcome}
-                results[key] = {**result, "difference": difference}
+                results[key] = result_of(mutants[key], outcome)
                 stream.write(json.dumps(results[key], ensure_ascii=False) + "\n")
                 stream.flush()
-                print(f"{outcome:16} {module}:{mutant.line} {difference}", flush=True)
+                print(f"{outcome:16} {key[0]}:{mutants[key].line} {key[1]}", flush=True)
     print(table([results[key] for key in mutants]))
 
 

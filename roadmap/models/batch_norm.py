@@ -96,18 +96,17 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
 
     def _over_processes(self, input: Tensor) -> Tensor:
         groups = self.groups
-        with torch.autocast(input.device.type, enabled=False):
-            images = input.float().split(groups.sizes)
-            count = self._sum_over_processes([x.new_full((1,), x.numel() / x.shape[1]) for x in images]).clamp(min=1)
-            mean = self._sum_over_processes([x.sum((0, 2, 3)) for x in images]) / count
-            centred = [x - mean[group, :, None, None] for group, x in zip(groups.numbers, images, strict=True)]
-            variance = self._sum_over_processes([x.square().sum((0, 2, 3)) for x in centred]) / count
-            with torch.no_grad():
-                self.mean_sum += mean.mean(0)
-                self.variance_sum += (variance * count / (count - 1).clamp(min=1)).mean(0)
-            scale = self.weight * (variance + self.eps).rsqrt()
-            scaled = [x * scale[group, :, None, None] for group, x in zip(groups.numbers, centred, strict=True)]
-            return (torch.cat(scaled) + self.bias[:, None, None]).to(input.dtype)
+        images = input.float().split(groups.sizes)
+        count = self._sum_over_processes([x.new_full((1,), x.numel() / x.shape[1]) for x in images]).clamp(min=1)
+        mean = self._sum_over_processes([x.sum((0, 2, 3)) for x in images]) / count
+        centred = [x - mean[group, :, None, None] for group, x in zip(groups.numbers, images, strict=True)]
+        variance = self._sum_over_processes([x.square().sum((0, 2, 3)) for x in centred]) / count
+        with torch.no_grad():
+            self.mean_sum += mean.mean(0)
+            self.variance_sum += (variance * count / (count - 1).clamp(min=1)).mean(0)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        scaled = [x * scale[group, :, None, None] for group, x in zip(groups.numbers, centred, strict=True)]
+        return (torch.cat(scaled) + self.bias[:, None, None]).to(input.dtype)
 
     def _sum_over_processes(self, parts: list[Tensor]) -> Tensor:
         """Return the sums (groups, C) of the parts (C,) of each group, over all processes."""
@@ -116,7 +115,6 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
             sums[group] = part
         return _AllReduceSum.apply(torch.stack(sums))
 
-    @torch.no_grad()
     def update_running_statistics(self) -> None:
         """Move the running statistics towards `mean_sum` and `variance_sum`, which are means by now."""
         assert self.running_mean is not None and self.running_var is not None

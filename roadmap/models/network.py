@@ -165,7 +165,8 @@ def branch(spec: NetworkSpec, w_in: int, w_mid: int, w_out: int, stride: int) ->
             layers["act"] = act(spec)
         if spec.grn and name == "pointwise2":
             layers["grn"] = GlobalResponseNorm(w)
-        normed = not spec.fewer_norms or (name == "spatial" and spec.spatial_first)
+        # The one norm follows a moved-up spatial convolution directly, if no activation is between them.
+        normed = not spec.fewer_norms or (name == "spatial" and spec.spatial_first and spec.fewer_activations)
         if name == "spatial":
             layers[name] = conv(
                 spec, w, w_next, spec.kernel_size, stride=stride, depthwise=spec.depthwise, normed=normed

@@ -25,6 +25,11 @@ class DeviceConfig:
     precision: Precision  # fp32 or bf16
     reason: str  # for the precision
 
+    @property
+    def check_interval(self) -> int:
+        """Iterations between two checks of the loss. A check waits for an accelerator to finish its work."""
+        return 1 if self.device.type == "cpu" else 50
+
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which the network computes in the run's precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision is Precision.bf16)

@@ -36,8 +36,6 @@ from roadmap.training.evaluation import DivergedError, Evaluation, check_above_c
 from roadmap.training.metrics import Metrics
 from roadmap.training.progress import RunProgress
 
-LOSS_CHECK_INTERVAL = 50  # iterations between two checks of the loss on an accelerator: a check waits for the device
-
 
 class Trainer:
     """One run in training: network, optimizer, data, metrics and the position that a checkpoint saves.
@@ -136,7 +134,6 @@ class Trainer:
         """Do the iterations of the epoch that are not done yet."""
         self.model.train()
         metrics, per_epoch = self.metrics, self.iterations_per_epoch
-        check_interval = 1 if self.device_config.device.type == "cpu" else LOSS_CHECK_INTERVAL
         images_before, seconds_before, started = metrics.train_images, metrics.train_seconds, time.perf_counter()
         batches = self.augment.augment_in_chunks(self.train_batches.epoch(self.epoch, self.iteration), self.epoch)
         while self.iteration < per_epoch:
@@ -151,7 +148,7 @@ class Trainer:
             # have noticed, waits for the next regular one.
             due, late = self._save_is_due(), self._save_is_late()
             check_now = due or (self.world.size == 1 and (late or bool(stop)))
-            if self.iteration % check_interval and self.iteration < per_epoch and not check_now:
+            if self.iteration % self.device_config.check_interval and self.iteration < per_epoch and not check_now:
                 continue
             mean_loss = self._mean_loss()
             metrics.train_seconds = seconds_before + time.perf_counter() - started

@@ -168,6 +168,30 @@ def test_spec_fields_reach_the_network() -> None:
             assert module.weight.abs().max() < 0.1 and module.bias is not None and not module.bias.any()
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"fewer_norms": True},
+        {"fewer_norms": True, "spatial_first": True, "depthwise": True},
+        {"fewer_norms": True, "spatial_first": True, "depthwise": True, "fewer_activations": True},
+        {"separate_downsampling": True},
+        {"stem": Stem.patchify, "norm": Norm.layer_norm, "separate_downsampling": True},
+    ],
+    ids=lambda fields: ", ".join(fields) or "resnet",
+)
+def test_a_convolution_has_a_bias_unless_a_batch_norm_follows_it(fields: dict[str, Any]) -> None:
+    model = Network(NetworkSpec(**fields, **TINY))
+    count = 0
+    for chain in model.modules():
+        layers = list(chain.children()) if isinstance(chain, nn.Sequential) else []
+        for layer, following in itertools.zip_longest(layers, layers[1:]):
+            if isinstance(layer, nn.Conv2d):
+                assert (layer.bias is None) == isinstance(following, nn.BatchNorm2d), layer
+                count += 1
+    assert count == count_modules(model, nn.Conv2d)
+
+
 @pytest.mark.parametrize("spatial_first", [False, True])
 @pytest.mark.parametrize("fewer", [False, True])
 def test_global_response_norm_is_between_activation_and_last_convolution(spatial_first: bool, fewer: bool) -> None:

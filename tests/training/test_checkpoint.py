@@ -167,6 +167,33 @@ def test_the_previous_checkpoint_is_kept_if_the_disk_is_full(
     assert [path.name for path in folder.iterdir()] == [checkpoint.NAME]
 
 
+@pytest.mark.parametrize("has_links", [True, False])
+def test_the_last_two_checkpoints_are_kept_and_removed(
+    has_links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr(Path, "hardlink_to", no_links)
+    folder = tmp_path / "missing" / "run"
+    for number in range(3):
+        checkpoint.save(folder, RUN, {"number": number})
+    assert sorted(path.name for path in folder.iterdir()) == sorted([checkpoint.NAME, checkpoint.PREVIOUS])
+    assert checkpoint.read(folder / checkpoint.NAME, RUN) == {"number": 2}
+    assert checkpoint.read(folder / checkpoint.PREVIOUS, RUN) == {"number": 1}
+    (folder / checkpoint.BAD).touch()
+    checkpoint.remove(folder)
+    assert not any(folder.iterdir())
+
+
+def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
+    (tmp_path / checkpoint.NAME).mkdir()  # root may read any file
+    messages: list[str] = []
+    assert checkpoint.load(tmp_path, RUN, messages.append) is None
+    assert messages == [f"checkpoint not used: {tmp_path / checkpoint.NAME}: Is a directory; kept as {checkpoint.BAD}"]
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 2 MiB."""

@@ -16,6 +16,7 @@ from roadmap.config.compose import compose
 from roadmap.config.schedule import Schedule
 from roadmap.data.images import Batch
 from roadmap.models.drop_path import DropPath
+from roadmap.runtime.signals import StopRequest
 from roadmap.training.device import choose_device
 from roadmap.training.evaluation import DivergedError, Evaluation, check_above_chance, evaluate, evaluated_epochs
 from roadmap.training.recipe import BatchAugment
@@ -63,6 +64,7 @@ def test_results_of_several_processes_are_in_the_order_of_the_images(monkeypatch
 
     class Fixed(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert not torch.is_grad_enabled()
             return torch.eye(6)[: len(x)]
 
     def gather(own: Any) -> list[Any]:
@@ -76,7 +78,17 @@ def test_results_of_several_processes_are_in_the_order_of_the_images(monkeypatch
     evaluation = evaluate(Fixed(), batches, augment, device_config, spec.data.on_error)
     assert evaluation is not None
     assert evaluation.correct.tolist() == [True, True, True, False] and evaluation.top1 == 75
+    without_images = evaluate(Fixed(), [], augment, device_config, spec.data.on_error)
+    assert without_images is not None and without_images.correct.tolist() == [True, False]
     assert evaluation.most_frequent == 0.5 and evaluation.unreadable == ["an error"]
+
+
+def test_a_signal_ends_an_evaluation() -> None:
+    spec, device_config, stop = compose("+step=baseline"), choose_device(Device.cpu, Precision.fp32), StopRequest()
+    stop.reason = "SIGTERM"
+    batch = Batch(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]), torch.arange(2), torch.arange(2))
+    augment = BatchAugment(spec, device_config.device)
+    assert evaluate(torch.nn.Identity(), [batch], augment, device_config, spec.data.on_error, stop) is None
 
 
 @pytest.mark.parametrize(("num_correct", "diverged"), [(100, True), (110, True), (125, False), (900, False)])

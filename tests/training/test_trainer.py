@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import shutil
+import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +16,8 @@ import torch
 from roadmap.config.choices import Device, Precision
 from roadmap.config.compose import compose
 from roadmap.training import recipe
-from roadmap.training.device import choose_device
-from roadmap.training.evaluation import evaluate
+from roadmap.training.device import DeviceConfig, choose_device
+from roadmap.training.evaluation import DivergedError, evaluate
 from roadmap.training.metrics import Metrics
 from roadmap.training.trainer import Trainer
 from tests.conftest import TINY
@@ -91,6 +95,57 @@ def test_training_learns() -> None:
     )
     assert metrics.evaluation is not None and metrics.evaluation.top1 > 80
     assert metrics.curve[-1]["train_loss"] < metrics.curve[0]["train_loss"]  # type: ignore[operator]
+
+
+def test_an_accelerator_is_waited_for_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss is read after three of the four iterations of an epoch, and after the last. The curve is the same."""
+    overrides = ("+step=training_recipe", *TINY, "budget.epochs=2", "precision=fp32")
+    checked = []
+    mean_loss = Trainer._mean_loss
+
+    def spy(trainer: Trainer) -> float:
+        checked.append((trainer.epoch, trainer.iteration))
+        return mean_loss(trainer)
+
+    monkeypatch.setattr(Trainer, "_mean_loss", spy)
+    curves = []
+    for interval, iterations in ((1, (1, 2, 3, 4)), (3, (3, 4))):
+        checked.clear()
+        monkeypatch.setattr(DeviceConfig, "check_interval", interval)
+        curves.append(train(*overrides).curve)
+        positions = [(epoch, iteration) for epoch in range(2) for iteration in iterations]
+        assert list(dict.fromkeys(checked)) == positions
+    assert curves[0] == curves[1]
+
+
+@pytest.mark.parametrize("interval", [1, 3])
+def test_the_first_iteration_with_a_bad_loss_is_named(interval: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss_of, count = recipe.training_loss, 0
+
+    def bad_from_the_sixth_on(*arguments: Any) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        return loss_of(*arguments) * (math.inf if count >= 6 else 1)
+
+    monkeypatch.setattr(recipe, "training_loss", bad_from_the_sixth_on)
+    monkeypatch.setattr(DeviceConfig, "check_interval", interval)
+    with pytest.raises(DivergedError, match="the loss is (inf|nan) at epoch 2, iteration 2"):
+        train("+step=training_recipe", *TINY, "budget.epochs=2")
+
+
+def test_checkpoints_are_saved_after_a_number_of_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = []
+    monkeypatch.setattr(Trainer, "save", lambda trainer, _: saved.append((trainer.epoch, trainer.iteration)))
+    train("+step=training_recipe", *TINY, "budget.epochs=3", "checkpoint_steps=3")
+    assert saved == [(0, 3), (1, 2), (2, 1), (2, 4)]  # of 4 iterations in each epoch
+
+
+def test_the_first_iteration_of_a_compiled_network_is_timed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(1000, 10)
+    times = SimpleNamespace(perf_counter=lambda: float(next(clock)), monotonic=time.monotonic)
+    monkeypatch.setattr("roadmap.training.trainer.time", times)
+    monkeypatch.setattr(torch, "compile", lambda model, mode: model)
+    assert train("+step=training_recipe", *TINY, "compile=true").compile_seconds == 10
 
 
 @pytest.mark.slow
