@@ -1,4 +1,5 @@
-"""Write the generated parts of two pages: configs and costs into docs/steps.md, results into reports/README.md.
+"""Write the generated parts of three pages: configs and costs into docs/steps.md, factors on the learning rate into
+docs/recipes.md, results into reports/README.md.
 
     python docs/fill.py            # write
     python docs/fill.py --check    # exit with an error if a page is not up to date
@@ -20,14 +21,16 @@ import pandas as pd
 
 from roadmap.analysis.table import Study, read_study
 from roadmap.config.compose import compose_network
+from roadmap.config.files import read_yaml
 from roadmap.config.paths import CONF
+from roadmap.config.schedule import short_run_factor
 from roadmap.config.steps import all_steps
 from roadmap.models.complexity import Cost, measure_cost
 from roadmap.report.columns import format_value, readable_table
 from roadmap.report.formats import markdown
 from roadmap.report.wording import agreement_sentences, failure_lines, unchanged_lines
 
-STEPS_PAGE = Path(__file__).parent / "steps.md"
+STEPS_PAGE, RECIPES_PAGE = Path(__file__).parent / "steps.md", Path(__file__).parent / "recipes.md"
 REPORTS = Path(__file__).parent.parent / "reports"
 BASES = ("resnet50", "resnet200")
 
@@ -39,6 +42,17 @@ def fill_steps(text: str) -> str:
         if card.startswith("## "):
             cards[i] = replace_part(card, "facts", config_and_costs(card[3:].splitlines()[0]))
     return "".join(cards)
+
+
+def fill_recipes(text: str) -> str:
+    """Return the page of recipes with the factor on AdamW's learning rate for each dataset of known size."""
+    lines = ["| `data=` with `budget=quick` | iterations | factor |", "| :--- | ---: | ---: |"]
+    for path in sorted((CONF / "data").glob("*.yaml")):
+        if match := re.search(r"^# .*?([\d,]+) training", path.read_text(encoding="utf-8")):
+            preset, num_images = read_yaml(path), int(match[1].replace(",", ""))
+            iterations = preset["quick_epochs"] * (num_images // preset["quick_batch_size"])
+            lines.append(f"| `{path.stem}` | {iterations:,} | {short_run_factor(iterations):.3g} |")
+    return replace_part(text, "factors", "\n".join(lines))
 
 
 def fill_reports(text: str) -> str:
@@ -143,11 +157,11 @@ def loss_and_accuracy(study: Study) -> str:
     )
 
 
-PAGES = {STEPS_PAGE: fill_steps, REPORTS / "README.md": fill_reports}
+PAGES = {STEPS_PAGE: fill_steps, RECIPES_PAGE: fill_recipes, REPORTS / "README.md": fill_reports}
 
 
 def main() -> None:
-    """Fill both pages, or check them."""
+    """Fill the pages, or check them."""
     for page, fill in PAGES.items():
         old = page.read_text(encoding="utf-8")
         new = fill(old)

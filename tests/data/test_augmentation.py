@@ -112,6 +112,9 @@ def test_erasing_has_the_given_probability_and_differs_by_epoch_and_seed() -> No
     assert augmentation.random_erase(images, 0.0, index, 0, 0) is images
     top, bottom, left, right = augmentation.erased_box(torch.full((1, 22), 0.5), 1, 1)
     assert top == bottom and left == right
+    too_tall = torch.full((1, 22), 1 - 2**-24)  # ten candidates with a third of the area and an aspect of 3.3
+    top, bottom, left, right = augmentation.erased_box(too_tall, 8, 8)
+    assert top == bottom and left == right
 
 
 MIXES = {"mixup": (0.8, 0.0), "cutmix": (0.0, 1.0), "both": (0.8, 1.0)}
