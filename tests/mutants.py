@@ -58,6 +58,11 @@ JUSTIFIED = (
     ("", r"\+ .*non_blocking=False", "the copy takes longer, with the same result"),
     ("", r"\+ .*frozen=False", "nothing assigns to a field"),
     ("roadmap/data/augmentation.py", r"\+ .*\"erase\".*count=1 \+ 23", "the last draw is not used"),
+    (
+        "roadmap/training/recipe.py",
+        r"\+ ?CHUNK_IMAGES = ",
+        "the number of images that are augmented together changes no draw",
+    ),
     ("roadmap/runtime/distributed.py", r"\+ ?TIMEOUT = ", "no test waits for half an hour"),
     ("roadmap/runtime/distributed.py", r"\+ .*get_backend\(\) .*\"nccl\"", "needs a GPU"),
     ("roadmap/training/trainer.py", r"\+ .*param_groups\[ ?-?1\]", "all groups have the same learning rate"),

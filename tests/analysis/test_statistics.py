@@ -123,9 +123,25 @@ def test_intervals_of_known_cases() -> None:
     error = images.std(ddof=1) / math.sqrt(2000)
     assert (estimate.high - estimate.low) / 2 == pytest.approx(1.96 * error, rel=0.05)
     assert estimate.column_error == pytest.approx(error, rel=0.01)
-    # No difference.
-    estimate = difference(np.zeros((5, 100)))
-    assert (estimate.mean, estimate.low, estimate.high, estimate.p) == (0.0, 0.0, 0.0, 1.0)
+    # The same difference everywhere.
+    for value, p in ((0.0, 1.0), (5.0, 0.0), (-5.0, 0.0)):
+        estimate = difference(np.full((5, 100), value))
+        assert (estimate.mean, estimate.low, estimate.high, estimate.p) == (value, value, value, p)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_rows_have_at_least_the_variance_of_their_cells(n: int) -> None:
+    """Seeds whose means agree by chance do not make the interval narrower than the noise of single images does."""
+    m = 5
+    noise = np.random.default_rng(0).normal(size=(n, m))
+    noise -= noise.mean(0)
+    noise -= noise.mean(1, keepdims=True)
+    estimate = difference(1 + noise + 1e-9 * np.arange(n)[:, None])
+    error = estimate.mean / stats.t.isf(estimate.p / 2, n - 1)
+    variance = (noise**2).sum() / ((n - 1) * (m - 1))
+    assert error == pytest.approx(math.sqrt(variance / (n * m)), rel=0.05)
+    width = (estimate.high - estimate.low) / 2
+    assert width / error == pytest.approx(stats.t.ppf(0.975, (n - 1) * (m - 1)), rel=1e-6)
 
 
 def test_the_permutation_test_is_exact() -> None:

@@ -122,15 +122,15 @@ def test_an_accelerator_is_waited_for_at_intervals(monkeypatch: pytest.MonkeyPat
 def test_the_first_iteration_with_a_bad_loss_is_named(interval: int, monkeypatch: pytest.MonkeyPatch) -> None:
     loss_of, count = recipe.training_loss, 0
 
-    def bad_from_the_sixth_on(*arguments: Any) -> torch.Tensor:
+    def bad_from_the_tenth_on(*arguments: Any) -> torch.Tensor:
         nonlocal count
         count += 1
-        return loss_of(*arguments) * (math.inf if count >= 6 else 1)
+        return loss_of(*arguments) * (math.inf if count >= 10 else 1)
 
-    monkeypatch.setattr(recipe, "training_loss", bad_from_the_sixth_on)
+    monkeypatch.setattr(recipe, "training_loss", bad_from_the_tenth_on)
     monkeypatch.setattr(DeviceConfig, "check_interval", interval)
-    with pytest.raises(DivergedError, match="the loss is (inf|nan) at epoch 2, iteration 2"):
-        train("+step=training_recipe", *TINY, "budget.epochs=2")
+    with pytest.raises(DivergedError, match="the loss is (inf|nan) at epoch 3, iteration 2"):
+        train("+step=training_recipe", *TINY, "budget.epochs=3")
 
 
 def test_checkpoints_are_saved_after_a_number_of_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
