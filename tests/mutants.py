@@ -63,6 +63,7 @@ JUSTIFIED = (
         r"\+ ?CHUNK_IMAGES = ",
         "the number of images that are augmented together changes no draw",
     ),
+    ("roadmap/training/evaluation.py", r"\+ .*device.type < \"mps\"", "cpu and cuda come before mps in the alphabet"),
     ("roadmap/runtime/distributed.py", r"\+ ?TIMEOUT = ", "no test waits for half an hour"),
     ("roadmap/runtime/distributed.py", r"\+ .*get_backend\(\) .*\"nccl\"", "needs a GPU"),
     ("roadmap/training/trainer.py", r"\+ .*param_groups\[ ?-?1\]", "all groups have the same learning rate"),

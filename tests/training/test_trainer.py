@@ -133,6 +133,13 @@ def test_the_first_iteration_with_a_bad_loss_is_named(interval: int, monkeypatch
         train("+step=training_recipe", *TINY, "budget.epochs=3")
 
 
+@pytest.mark.parametrize(("title", "start"), [("gelu seed=0", "gelu seed=0 on cpu"), ("", "  on cpu")])
+def test_messages_begin_with_the_title(title: str, start: str, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = compose("+step=training_recipe", *TINY)
+    Trainer(spec, choose_device(Device.cpu, Precision.fp32), Metrics(), title)
+    assert capsys.readouterr().out.startswith(start)
+
+
 def test_checkpoints_are_saved_after_a_number_of_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
     saved = []
     monkeypatch.setattr(Trainer, "save", lambda trainer, _: saved.append((trainer.epoch, trainer.iteration)))
