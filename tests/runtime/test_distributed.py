@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from roadmap.config.choices import Device, Optimizer, Precision
 from roadmap.config.compose import compose
-from roadmap.config.schema import RunSpec
+from roadmap.config.schema import RunSpec, SpecError
 from roadmap.records.record import run_folder
 from roadmap.runtime import distributed
-from roadmap.runtime.world import SINGLE_PROCESS, current_world
+from roadmap.runtime.world import SINGLE_PROCESS, World, current_world
 from roadmap.training.device import choose_device
 from roadmap.training.metrics import Metrics
 from roadmap.training.run import run
@@ -152,3 +153,24 @@ def test_one_process_needs_no_group() -> None:
     assert distributed.all_reduce_max(1.0, 2.0) == [1, 2] and distributed.all_gather("x") == ["x"]
     assert distributed.broadcast_before_group("k", "v") == "v" and distributed.broadcast(3) == 3
     assert distributed.published_failure("run") is None
+
+
+@pytest.mark.parametrize("local_rank", [0, 1, 2])
+def test_there_are_at_most_as_many_processes_as_gpus(local_rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process uses the GPU of its local rank. Here, two GPUs are pretended, and no group is made."""
+
+    class GroupMade(Exception):
+        pass
+
+    used: list[int] = []
+    monkeypatch.setattr(distributed, "current_world", lambda: World(local_rank, 3, local_rank))
+    monkeypatch.setattr(distributed, "_store", Mock())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", used.append)
+    monkeypatch.setattr(distributed.dist, "PrefixStore", Mock())
+    monkeypatch.setattr(distributed.dist, "init_process_group", Mock(side_effect=GroupMade))
+    expected = pytest.raises(SpecError, match="this machine has 2 GPUs; start at most 2 processes on it")
+    with expected if local_rank == 2 else pytest.raises(GroupMade), distributed.process_group("", Device.auto):
+        pass
+    assert used == ([] if local_rank == 2 else [local_rank])

@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -141,8 +142,12 @@ def test_messages_begin_with_the_title(title: str, start: str, capsys: pytest.Ca
 
 
 def test_checkpoints_are_saved_after_a_number_of_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
-    saved = []
-    monkeypatch.setattr(Trainer, "save", lambda trainer, _: saved.append((trainer.epoch, trainer.iteration)))
+    saved: list[tuple[int, int]] = []
+
+    def save(trainer: Trainer, _: Path | None) -> None:
+        saved.append((trainer.epoch, trainer.iteration))
+
+    monkeypatch.setattr(Trainer, "save", save)
     train("+step=training_recipe", *TINY, "budget.epochs=3", "checkpoint_steps=3")
     assert saved == [(0, 3), (1, 2), (2, 1), (2, 4)]  # of 4 iterations in each epoch
 
@@ -151,7 +156,11 @@ def test_the_first_iteration_of_a_compiled_network_is_timed_alone(monkeypatch: p
     clock = itertools.count(1000, 10)
     times = SimpleNamespace(perf_counter=lambda: float(next(clock)), monotonic=time.monotonic)
     monkeypatch.setattr("roadmap.training.trainer.time", times)
-    monkeypatch.setattr(torch, "compile", lambda model, mode: model)
+
+    def not_compiled(model: torch.nn.Module, mode: str) -> torch.nn.Module:
+        return model
+
+    monkeypatch.setattr(torch, "compile", not_compiled)
     assert train("+step=training_recipe", *TINY, "compile=true").compile_seconds == 10
 
 
