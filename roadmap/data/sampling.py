@@ -74,6 +74,9 @@ class BatchSplit:
             raise SpecError(f"accumulate={accumulate}: {message}; {advice}, or recipe.norm_batch_size={size}")
         first = world.rank * accumulate
         self.parts = list(torch.arange(batch_size).split(sizes))[first : first + accumulate]
+        self.share_of_process = (
+            sum(map(len, self.parts)) / batch_size
+        )  # of the images; equal parts are not always possible
         self._norm_group = group_of_position(batch_size, norm_batch_size)
         # Whether a group of BatchNorm has images in several processes.
         self.shares_norm_groups = world.size > 1 and len(groups) < num_parts

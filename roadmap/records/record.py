@@ -156,7 +156,15 @@ def finished_record(spec: RunSpec) -> dict[str, Any] | None:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete temporary files of a killed process. The caller must hold the folder's lock."""
-    for name in ("record.json", "correct.npy", "model.pt", CHECKPOINT_NAME, HISTORY_NAME, PROGRESS_NAME):
+    for name in (
+        "record.json",
+        "correct.npy",
+        "model.pt",
+        "model_ema.pt",
+        CHECKPOINT_NAME,
+        HISTORY_NAME,
+        PROGRESS_NAME,
+    ):
         for path in folder.glob(f".{name}.*"):
             path.unlink()
 

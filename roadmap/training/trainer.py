@@ -98,9 +98,8 @@ class Trainer:
         """
         epochs, per_epoch = self.schedule.epochs, self.iterations_per_epoch
         evaluated = evaluated_epochs(self.schedule, self.spec.budget.evaluations)
-        done = self.epoch * per_epoch + self.iteration
         watched = folder if self.world.is_rank_zero else None
-        progress = RunProgress(epochs, per_epoch, self.title, watched, done, self.metrics.curve)
+        progress = RunProgress(epochs, per_epoch, self.title, watched, self._num_done(), self.metrics.curve)
         with deferred_signals() as stop, progress:
             forward = self._wrap_model()
             while self.epoch < epochs:
@@ -111,10 +110,7 @@ class Trainer:
                     "train_loss": self._mean_loss(),
                 }
                 if self.epoch + 1 in evaluated:
-                    evaluation = self._evaluate(stop, folder)
-                    row |= {"test_top1": evaluation.top1, "test_loss": evaluation.loss}
-                    if self.metrics.ema_evaluation is not None:
-                        row |= {"ema_top1": self.metrics.ema_evaluation.top1}
+                    row |= self._evaluate(stop, folder)
                 self.metrics.curve.append(row)
                 progress.end_epoch(row, self.metrics.wall_seconds)
                 self.epoch, self.iteration = self.epoch + 1, 0
@@ -163,8 +159,7 @@ class Trainer:
     def train_iteration(self, forward: nn.Module, batches: Iterator[Batch]) -> None:
         """Do one optimizer update with the next parts of `batches`; `forward` is the model, possibly wrapped."""
         spec, epoch, iteration = self.spec, self.epoch, self.iteration
-        done = epoch * self.iterations_per_epoch + iteration
-        rate = recipe.learning_rate(spec.recipe, self.schedule, self.iterations_per_epoch, done)
+        rate = recipe.learning_rate(spec.recipe, self.schedule, self.iterations_per_epoch, self._num_done())
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         for i, part in enumerate(self.split.parts):
@@ -181,7 +176,7 @@ class Trainer:
                 loss = recipe.training_loss(logits, targets, spec.recipe) * share
                 (loss * self.world.size).backward()  # DDP averages over processes; this makes it the sum
             self.loss_sum += loss.detach()
-            self.metrics.train_images += len(images) * self.world.size
+            self.metrics.train_images += round(len(images) / self.split.share_of_process)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.norm_groups.update_running_statistics()
@@ -198,19 +193,25 @@ class Trainer:
             raise DivergedError(f"the loss is {mean} at epoch {self.epoch + 1}, iteration {first}")
         return mean
 
-    def _evaluate(self, stop: StopRequest, folder: Path | None) -> Evaluation:
-        """Evaluate the network, and its moving average if there is one."""
-        evaluations = []
-        for model in filter(None, (self.model, self.ema)):
-            on_error = self.spec.data.on_error
-            with self._position_in_error():
-                evaluation = evaluate(model, self.test_batches, self.augment, self.device_config, on_error, stop)
-            if evaluation is None:
-                self._stop(stop, folder)
-            evaluations.append(evaluation)
-        self.metrics.evaluation, *of_average = evaluations
-        self.metrics.ema_evaluation = of_average[0] if of_average else None
-        return evaluations[0]
+    def _evaluate(self, stop: StopRequest, folder: Path | None) -> dict[str, float]:
+        """Evaluate the network and its moving average, if there is one, and return the results for the curve."""
+        evaluation = self._evaluate_one(self.model, stop, folder)
+        self.metrics.evaluation, self.metrics.ema_evaluation = evaluation, None
+        row = {"test_top1": evaluation.top1, "test_loss": evaluation.loss}
+        if self.ema is not None:
+            try:
+                self.metrics.ema_evaluation = average = self._evaluate_one(self.ema, stop, folder)
+                row["ema_top1"] = average.top1
+            except DivergedError as error:  # the weights themselves have a result
+                self._log(f"no result of the moving average: {error}")
+        return row
+
+    def _evaluate_one(self, model: nn.Module, stop: StopRequest, folder: Path | None) -> Evaluation:
+        with self._position_in_error():
+            result = evaluate(model, self.test_batches, self.augment, self.device_config, self.spec.data.on_error, stop)
+        if result is None:
+            self._stop(stop, folder)
+        return result
 
     def _wrap_model(self) -> nn.Module:
         """Return the network as an iteration calls it: under torchrun as DDP, and compiled if `compile`."""
@@ -224,8 +225,7 @@ class Trainer:
         return forward
 
     def _save_is_due(self) -> bool:
-        interval, done = self.spec.checkpoint_steps, self.epoch * self.iterations_per_epoch + self.iteration
-        return interval is not None and done % interval == 0
+        return self.spec.checkpoint_steps is not None and self._num_done() % self.spec.checkpoint_steps == 0
 
     def _save_is_late(self) -> bool:
         return time.monotonic() - self.saved_at >= 60 * self.spec.checkpoint_minutes
@@ -233,6 +233,9 @@ class Trainer:
     def _stop(self, stop: StopRequest, folder: Path | None) -> NoReturn:
         self.save(folder)
         raise Stopped(f"stopped by {stop.reason or 'a signal to another process'} at {self._position()}")
+
+    def _num_done(self) -> int:
+        return self.epoch * self.iterations_per_epoch + self.iteration
 
     def _position(self) -> str:
         return f"epoch {self.epoch + 1}, iteration {self.iteration}"

@@ -42,8 +42,8 @@ IMPOSSIBLE = [
     (("out=/etc/passwd/runs",), "out=/etc/passwd/runs: /etc/passwd is not a writable folder; use another"),
     (("out=''",), "out='': must not be empty"),
     (("parallel=0",), "parallel=0: must be positive, or null"),
-    (("recipe.mix_batch_size=3",), "recipe.mix_batch_size=3: must be even, or null for the whole batch"),
-    (("recipe.norm_batch_size=0",), "recipe.norm_batch_size=0: must be even, or null for the whole batch"),
+    (("recipe.mix_batch_size=3",), "recipe.mix_batch_size=3: must be positive and even, or null for the whole batch"),
+    (("recipe.norm_batch_size=0",), "recipe.norm_batch_size=0: must be positive and even, or null for the whole batch"),
     (("accumulate=100",), "accumulate=100: must be from 1 to the batch size (64)"),
 ]
 

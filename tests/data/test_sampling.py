@@ -62,6 +62,18 @@ def test_groups_of_a_batch(batch_size: int, group_size: int | None, expected: li
     assert groups.bincount().tolist() == expected and torch.equal(groups, groups.sort().values)
 
 
+@pytest.mark.parametrize(("batch_size", "group_size", "processes"), [(96, 32, 2), (64, 16, 3), (32, 8, 2)])
+def test_the_share_of_a_process_counts_the_images_of_the_batch(
+    batch_size: int, group_size: int, processes: int
+) -> None:
+    """Throughput is that of all processes, and the parts of some of them are larger."""
+    splits = [BatchSplit(batch_size, World(rank, processes), 1, group_size, True) for rank in range(processes)]
+    sizes = [len(split.parts[0]) for split in splits]
+    assert (len(set(sizes)) > 1) == (batch_size != 32)
+    for split, size in zip(splits, sizes, strict=True):
+        assert round(size / split.share_of_process) == batch_size
+
+
 def test_parts_of_a_network_with_batch_norm_have_whole_groups() -> None:
     """Three groups of four images for two processes: no group is divided. Without BatchNorm the parts are equal."""
     for batch_norm, sizes in ((True, [8, 4]), (False, [6, 6])):

@@ -32,7 +32,7 @@ from tests.helpers import Result, call_main
 
 EXIT_CODES = (0, 1, 2, 75)
 COLLECT = "ROADMAP_FUZZ_COLLECT"  # environment variable: a file for all violations. With it, tests do not stop at one
-KEPT_FILES = ("record.json", "correct.npy", "model.pt")
+KEPT_FILES = ("record.json", "correct.npy", "model.pt", "model_ema.pt")
 
 Snapshot = dict[str, str]
 

@@ -50,7 +50,7 @@ def results(spec: RunSpec) -> dict[str, Any]:
     record = {key: value for key, value in (read_record(folder) or {}).items() if key not in NOT_COMPARED}
     state = checkpoint.read(folder / checkpoint.NAME, run_name(spec))
     state["outcome"] = {key: value for key, value in state["outcome"].items() if key not in NOT_COMPARED}
-    weights = torch.load(folder / "model.pt", weights_only=True)
+    weights = [torch.load(folder / name, weights_only=True) for name in ("model.pt", "model_ema.pt")]
     history = [row | {"seconds": ""} for row in read_history(folder)]
     correct = np.load(folder / "correct.npy")
     return {"record": record, "state": state, "weights": weights, "correct": correct, "history": history}

@@ -116,15 +116,6 @@ def test_a_run_starts_from_the_weights_of_another_run() -> None:
     assert torch.allclose(before["head.weight"], after["head.weight"], atol=1e-6)
 
 
-def test_a_run_leaves_the_moving_average() -> None:
-    spec = compose("+step=gelu", *TINY, "recipe.ema_decay=0.5", "budget.epochs=2")
-    record = run(spec)
-    raw, average = (torch.load(run_folder(spec) / name, weights_only=True) for name in ("model.pt", "model_ema.pt"))
-    assert raw.keys() == average.keys() and not torch.equal(raw["head.weight"], average["head.weight"])
-    assert record["ema"].keys() == {"top1", "top5", "loss"} and record["ema"]["loss"] != record["loss"]
-    assert f"(EMA {record['ema']['top1']:.2f} %)" in summarize_record(record)
-
-
 def test_a_repeated_run_begins_again_and_keeps_the_previous_record() -> None:
     spec = compose("+step=gelu", *TINY, "keep_checkpoint=true")
     first = run(spec)

@@ -18,7 +18,7 @@ from roadmap.config.choices import Device, Precision
 from roadmap.config.compose import compose
 from roadmap.training import recipe
 from roadmap.training.device import DeviceConfig, choose_device
-from roadmap.training.evaluation import DivergedError, evaluate
+from roadmap.training.evaluation import DivergedError
 from roadmap.training.metrics import Metrics
 from roadmap.training.trainer import Trainer
 from tests.conftest import TINY
@@ -57,36 +57,6 @@ def test_the_learning_rate_changes_in_each_iteration(monkeypatch: pytest.MonkeyP
     assert len(used) == 4 * trainer.iterations_per_epoch and len(set(used)) == len(used)
     for iteration, rate in enumerate(used):
         assert rate == recipe.learning_rate(spec.recipe, trainer.schedule, trainer.iterations_per_epoch, iteration)
-
-
-def test_the_moving_average_is_evaluated_beside_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parameters and running statistics: average <- decay * average + (1 - decay) * value, after each update."""
-    spec = compose(
-        "+step=gelu", "+ingredient=[ema]", *TINY, "recipe.ema_decay=0.75", "budget.epochs=2", "precision=fp32"
-    )
-    metrics = Metrics()
-    trainer = Trainer(spec, choose_device(Device.cpu, Precision.fp32), metrics)
-    assert trainer.ema is not None
-    expected = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    update = trainer.ema.update
-
-    def spy(model: torch.nn.Module) -> None:
-        for name, value in model.state_dict().items():
-            old = expected[name]
-            expected[name] = 0.75 * old + 0.25 * value if value.is_floating_point() else value.clone()
-        update(model)
-
-    monkeypatch.setattr(trainer.ema, "update", spy)
-    trainer.train()
-    for name, value in trainer.ema.module.state_dict().items():
-        torch.testing.assert_close(value, expected[name], msg=name)
-    on_raw = evaluate(trainer.model, trainer.test_batches, trainer.augment, trainer.device_config, spec.data.on_error)
-    on_average = evaluate(trainer.ema, trainer.test_batches, trainer.augment, trainer.device_config, spec.data.on_error)
-    assert on_raw is not None and metrics.evaluation is not None and on_raw.loss == metrics.evaluation.loss
-    assert on_average is not None and metrics.ema_evaluation is not None
-    assert on_average.loss == metrics.ema_evaluation.loss != on_raw.loss
-    assert metrics.record_fields()["ema"]["loss"] == on_average.loss
-    assert metrics.curve[-1]["ema_top1"] == on_average.top1
 
 
 @pytest.mark.slow
