@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -21,6 +22,8 @@ from roadmap.config.overrides import check_overrides, rewrite_study_override
 from roadmap.config.schema import MISSING, NetworkSpec, RunSpec, SpecError
 from roadmap.config.steps import all_transforms, check_conflicts, sort_transforms
 from roadmap.config.validation import require, validate, validate_base, validate_network, validate_sizes
+
+TABLE_5_STD, PAPER_WIDTH = 0.02, 64  # standard deviation of the initial weights; channels of ResNet-50's first stage
 
 
 def register_schema() -> None:
@@ -55,6 +58,8 @@ def compose_network(
         config = compose_config(f"+step={step}", f"base={base}", "data.stem_stride=4")
         fields = {"num_classes": num_classes, "in_chans": in_chans, **network_fields}
         config.network = OmegaConf.merge(config.network, fields)
+        if config.network.init_std is None:
+            config.network.init_std = scaled_init_std(config.base.width * config.base.width_factor)
         spec = OmegaConf.to_object(config.network)
     except CONFIG_ERRORS as error:
         raise SpecError(one_line_message(error)) from error
@@ -119,6 +124,17 @@ def _scale_network(spec: RunSpec) -> None:
     message = f"leaves a stage of network.depths={network.depths} without a block; use a larger factor"
     require(min(depths) >= 1, "base.depth_factor", base.depth_factor, message)
     network.width, network.depths = width, depths
+    if network.init_std is None:
+        network.init_std = scaled_init_std(base.width * base.width_factor)
+
+
+def scaled_init_std(width: float) -> float:
+    """Return the standard deviation of the initial weights for a base of this width (channels of its first stage).
+
+    It is Table 5's 0.02 for the paper's width of 64, and for narrower bases 0.02 times sqrt(64 / width): then the sum
+    over the inputs of a 1x1 convolution has the same variance as at the paper's width. Wider bases have 0.02.
+    """
+    return TABLE_5_STD * max(1.0, math.sqrt(PAPER_WIDTH / width))
 
 
 def _refuse_missing_values(section: Any, prefix: str = "") -> None:

@@ -54,7 +54,7 @@ class BaseSpec:
     wide_width: int = MISSING  # channels that `increase_width` sets
     start_width: int = MISSING  # channels before `increase_width`: `width`, or `swin_width` after `stage_ratio`
     drop_path: float = 0.0  # stochastic depth rate of the last block in the enhanced recipe, 0 to below 1
-    init_std: float = 0.02  # default of network.init_std: Table 5, times sqrt(64 / width) in narrower bases
+    init_std: float | None = None  # default of network.init_std; None: `config.compose.scaled_init_std`
     width_factor: float = 1.0  # factor on all widths of the network
     depth_factor: float = 1.0  # factor on the number of blocks of each stage
     reference_depths: list[int] = MISSING  # blocks per stage of this base's Swin Transformer; its width: `wide_width`
@@ -83,7 +83,7 @@ class NetworkSpec:
     layer_scale: float | None = None  # initial scale of each residual branch; None: no layer scale
     drop_path: float = 0.0  # stochastic depth rate of the last block; rises linearly from 0 at the first block
     init: Init = Init.kaiming
-    init_std: float = 0.02  # standard deviation of the weights, for init=trunc_normal
+    init_std: float | None = 0.02  # standard deviation of the weights, for init=trunc_normal; None: `scaled_init_std`
     num_classes: int | None = None  # None: `data.num_classes`
     in_chans: int = 3  # 1 grey, 3 colour
     reference: Reference | None = None  # reference network; then `stem` to `grn`, `layer_scale`, `init` have no effect

@@ -82,7 +82,8 @@ def validate_network(spec: NetworkSpec) -> None:
     possible = not spec.spatial_first or spec.depthwise
     require(possible, "network.spatial_first", True, "needs a depthwise convolution; set network.depthwise=true")
     check_fraction(spec.drop_path, "network.drop_path")
-    check_positive(spec.init_std, "network.init_std")
+    if spec.init_std is not None:
+        check_positive(spec.init_std, "network.init_std")
     if spec.layer_scale is not None:
         check_positive(spec.layer_scale, "network.layer_scale")
     has_classes = spec.num_classes is not None and spec.num_classes >= 1
@@ -99,7 +100,8 @@ def validate_base(spec: BaseSpec) -> None:
     for name in ("width_factor", "depth_factor"):
         check_positive(getattr(spec, name), f"base.{name}")
     check_fraction(spec.drop_path, "base.drop_path")
-    check_positive(spec.init_std, "base.init_std")
+    if spec.init_std is not None:
+        check_positive(spec.init_std, "base.init_std")
     require(spec.paper_table in (None, 10, 11), "base.paper_table", spec.paper_table, "must be 10, 11 or null")
 
 
@@ -173,7 +175,7 @@ def _validate_recipe(recipe: RecipeSpec) -> None:
     for name in ("mix_batch_size", "norm_batch_size"):
         size = getattr(recipe, name)
         valid = size is None or (size >= 2 and size % 2 == 0)
-        require(valid, f"recipe.{name}", size, "must be even, or null for the whole batch")
+        require(valid, f"recipe.{name}", size, "must be positive and even, or null for the whole batch")
     betas = len(recipe.betas) == 2 and all(0 <= beta < 1 for beta in recipe.betas)
     require(betas, "recipe.betas", recipe.betas, "must be two numbers from 0 to below 1")
     shorter = 0 <= recipe.warmup_epochs < recipe.epochs

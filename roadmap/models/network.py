@@ -29,7 +29,7 @@ class Network(nn.Module):
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         validate_network(spec)
-        assert spec.num_classes is not None
+        assert spec.num_classes is not None and spec.init_std is not None
         self.spec = spec
         rates = torch.linspace(0, spec.drop_path, sum(spec.depths), device="cpu").split(list(spec.depths))
         self.stem = stem(spec)

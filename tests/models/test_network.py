@@ -15,7 +15,7 @@ from torch import nn
 
 import roadmap
 from roadmap.config.choices import Activation, Init, Norm, Stem
-from roadmap.config.compose import compose
+from roadmap.config.compose import compose, compose_network
 from roadmap.config.paths import CONF
 from roadmap.config.schema import NetworkSpec, SpecError
 from roadmap.config.steps import all_steps, ordered_steps, sort_transforms
@@ -139,8 +139,24 @@ def test_initial_weights_have_the_documented_deviation(step: str, init: str, std
 def test_the_deviation_is_that_of_the_paper_and_larger_in_narrow_bases(base: str) -> None:
     spec = compose("+step=gelu", f"base={base}")
     expected = max(0.02, 0.02 * math.sqrt(64 / spec.base.width))
-    assert spec.network.init_std == spec.base.init_std == pytest.approx(expected, abs=5e-5)
+    assert spec.network.init_std == pytest.approx(expected)
     assert (expected == 0.02) == base.startswith("resnet")
+    assert compose_network("gelu", base).init_std == spec.network.init_std
+
+
+@pytest.mark.parametrize(
+    ("overrides", "std"),
+    [
+        (["base=pico", "base.width_factor=2"], 0.04),  # 16 channels
+        (["base=pico", "base.width=4"], 0.08),
+        (["base=resnet50", "base.width_factor=0.25"], 0.04),
+        (["base=resnet50", "base.width_factor=2"], 0.02),
+        (["base=pico", "base.init_std=0.02"], 0.02),
+        (["base=pico", "network.init_std=0.03"], 0.03),
+    ],
+)
+def test_the_deviation_follows_the_width_of_the_base(overrides: list[str], std: float) -> None:
+    assert compose("+step=gelu", *overrides).network.init_std == pytest.approx(std)
 
 
 def test_default_fields_give_a_resnet() -> None:
