@@ -22,9 +22,9 @@ from roadmap.config.compose import compose
 from roadmap.data import datasets
 from roadmap.data.images import Batch
 from roadmap.data.loaders import WorkerLoader
-from roadmap.models.batch_norm import GroupedBatchNorm2d
 from roadmap.models.drop_path import DropPath
 from roadmap.models.layers import LayerScale
+from roadmap.models.network import Network
 from roadmap.training import recipe
 from roadmap.training.device import choose_device
 from roadmap.training.metrics import Metrics
@@ -105,7 +105,8 @@ def check_batches(trainer: Trainer, batch_size: int, norm_batch_size: int) -> No
     trainer._wrap_model()
     count = batch_size // norm_batch_size
     assert trainer.split.norm_groups(trainer.split.parts[0]) == [(number, norm_batch_size) for number in range(count)]
-    assert all(isinstance(layer, GroupedBatchNorm2d) for layer in trainer.norm_groups.layers)
+    num_batch_norms = sum(isinstance(module, nn.BatchNorm2d) for module in trainer.model.modules())
+    assert len(trainer.norm_groups.layers) == num_batch_norms
 
 
 def test_table_5_trains_convnext(trainer_of: Callable[..., Trainer]) -> None:
@@ -187,4 +188,7 @@ def test_torchvisions_recipe_trains_the_baseline(trainer_of: Callable[..., Train
 
 
 def test_the_larger_regime_has_the_stochastic_depth_of_convnext_b() -> None:
-    assert compose("+step=separate_downsampling", "base=resnet200").network.drop_path == 0.5
+    with torch.device("meta"):
+        model = Network(compose("+step=separate_downsampling", "base=resnet200").network)
+    rates = [module.rate for module in model.modules() if isinstance(module, DropPath)]
+    assert rates == pytest.approx([0.5 * block / 35 for block in range(1, 36)])

@@ -104,6 +104,23 @@ def test_the_first_iteration_with_a_bad_loss_is_named(interval: int, monkeypatch
         train("+step=training_recipe", *TINY, "budget.epochs=3")
 
 
+def test_large_gradients_are_not_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The paper clips no gradients. The first update of SGD is the rate times the gradient."""
+    loss_of = recipe.training_loss
+    monkeypatch.setattr(recipe, "training_loss", lambda *arguments: 1e3 * loss_of(*arguments))  # pyrefly: ignore
+    spec = compose("+step=baseline", *TINY, "precision=fp32", "recipe.weight_decay=0")
+    trainer = Trainer(spec, choose_device(Device.cpu, Precision.fp32), Metrics())
+    trainer._wrap_model()
+    weight = trainer.model.get_parameter("head.weight")
+    before = weight.detach().clone()
+    gradients: list[torch.Tensor] = []
+    weight.register_post_accumulate_grad_hook(lambda parameter: gradients.append(parameter.grad.clone()))  # type: ignore[union-attr]
+    trainer.train_iteration(trainer.model, trainer.train_batches.epoch(0, 0))
+    (gradient,) = gradients
+    assert gradient.norm() > 100
+    torch.testing.assert_close(weight.detach(), before - trainer.schedule.lr * gradient)
+
+
 @pytest.mark.parametrize(("title", "start"), [("gelu seed=0", "gelu seed=0 on cpu"), ("", "  on cpu")])
 def test_messages_begin_with_the_title(title: str, start: str, capsys: pytest.CaptureFixture[str]) -> None:
     spec = compose("+step=training_recipe", *TINY)

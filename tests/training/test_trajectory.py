@@ -132,13 +132,14 @@ def test_the_baseline_trains_as_torchvisions_resnet50(monkeypatch: pytest.Monkey
     """As references/classification/train.py of torchvision: SGD over all parameters, a step decay every 30 of 90
     epochs, here after each of 3 iterations.
 
-    Three, because the differences between two such trainings grow 50 times and more with each iteration."""
-    overrides = ("+step=baseline", "budget.epochs=10", f"budget.train_images={BATCH_SIZE}")
+    Three, because the differences between two such trainings grow 50 times and more with each iteration. The weight
+    decay is 10 instead of 1e-4, so that three iterations show which parameters it applies to."""
+    overrides = ("+step=baseline", "budget.epochs=10", f"budget.train_images={BATCH_SIZE}", "recipe.weight_decay=10")
     recorded = Recorded(monkeypatch, *overrides, "budget.lr_multiplier.sgd=0.1")
     model = torchvision.models.resnet50(num_classes=NUM_CLASSES)
     model.load_state_dict(convert(recorded.weights, step="baseline", reverse=True))
     peak = 0.1 * 0.1 * BATCH_SIZE / 256
-    optimizer = torch.optim.SGD(model.parameters(), lr=peak, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=peak, momentum=0.9, weight_decay=10)
 
     def loss_of(iteration: int) -> Tensor:
         return F.cross_entropy(model(recorded.images(iteration)), recorded.batches[iteration].labels)
@@ -155,10 +156,18 @@ def test_convnext_trains_as_timms_convnext_tiny(mixed: bool, monkeypatch: pytest
     """As main.py, engine.py and optim_factory.py of facebookresearch/ConvNeXt: AdamW without weight decay of norms,
     biases and layer scale, warm-up and cosine for each iteration, stochastic depth, label smoothing, Mixup, CutMix.
 
-    A layer scale of 0.5 instead of 1e-6 lets the branches of the blocks decide the losses from the start."""
+    A layer scale of 0.5 instead of 1e-6 lets the branches of the blocks decide the losses from the start. A weight
+    decay of 5 instead of 0.05 lets 30 iterations show which parameters it applies to."""
     share = "budget.regularization=1" if mixed else "budget.regularization=0"
     off = ("recipe.rand_augment=null", "recipe.random_erasing=0", "network.layer_scale=0.5", "network.drop_path=0.3")
-    overrides = ("+step=separate_downsampling", "budget.epochs=15", "budget.lr_multiplier.adamw=32", share, *off)
+    overrides = (
+        "+step=separate_downsampling",
+        "recipe.weight_decay=5",
+        "budget.epochs=15",
+        "budget.lr_multiplier.adamw=32",
+        share,
+        *off,
+    )
     recorded = Recorded(monkeypatch, *overrides)
     model = timm.create_model("convnext_tiny", num_classes=NUM_CLASSES, drop_path_rate=0.3, ls_init_value=0.5)
     model.load_state_dict(convert(recorded.weights, step="separate_downsampling", reverse=True))
@@ -172,7 +181,7 @@ def test_convnext_trains_as_timms_convnext_tiny(mixed: bool, monkeypatch: pytest
     others: list[nn.Parameter] = []
     for parameter in model.parameters():
         (others if parameter.ndim == 1 else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    groups = [{"params": decayed, "weight_decay": 5}, {"params": others, "weight_decay": 0.0}]
     peak, total = 32 * 4e-3 * BATCH_SIZE / 4096, recorded.num_iterations
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.999), eps=1e-8)
     warmup = round(20 / 300 * total)
