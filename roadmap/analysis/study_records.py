@@ -12,7 +12,7 @@ from roadmap.config.names import one_line
 from roadmap.config.schema import SpecError
 from roadmap.records.check import read_scores
 from roadmap.records.manifest import MANIFEST_NAME, Manifest, read_manifest, setting_overrides
-from roadmap.records.record import FORMAT, RUNS_FOLDER, InvalidRecordError, load_record
+from roadmap.records.record import FAILED, FORMAT, RUNS_FOLDER, InvalidRecordError, load_record
 
 Records = list[dict[str, Any]]
 MAX_NAMED = 10  # files of one kind in the notes of a report
@@ -69,20 +69,25 @@ def read_study_records(folder: Path, runs: Mapping[str, Sequence[str]] | None = 
 
 
 def _of_newest_format(records: Records) -> tuple[Records, list[str]]:
-    """Return the records of the newest format, and a sentence if there are records of an older one.
+    """Return the records of the newest format with results, and a sentence for each other kind of record.
 
-    Versions with different formats train differently, so that their runs must not be compared with each other.
+    Versions with different formats train differently, so that their runs must not be compared with each other. A failed
+    run has no result, so it does not replace the results of an older format.
     """
-    newest = max(record["format"] for record in records)
-    kept = [record for record in records if record["format"] == newest]
-    if len(kept) < len(records):
-        number = len(records) - len(kept)
-        runs = "1 run" if number == 1 else f"{number} runs"
-        return kept, [f"Left out: {runs} of an earlier version of roadmap, whose training differs."]
+    newest = max(record["format"] for record in [r for r in records if r["status"] != FAILED] or records)
+    sentences = []
+    if older := sum(record["format"] < newest for record in records):
+        sentences.append(f"Left out: {_count(older)} of an earlier version of roadmap, whose training differs.")
+    if newer := sum(record["format"] > newest for record in records):
+        sentences.append(f"Left out: {_count(newer)} of a later version of roadmap, which failed.")
     if newest < FORMAT:
         of_version = f"an earlier version of roadmap (record format {newest})"
-        return kept, [f"The runs are of {of_version}, whose training differs in details."]
-    return kept, []
+        sentences.append(f"The runs are of {of_version}, whose training differs in details.")
+    return [record for record in records if record["format"] == newest], sentences
+
+
+def _count(runs: int) -> str:
+    return "1 run" if runs == 1 else f"{runs} runs"
 
 
 def _run_folders(folder: Path, runs: Mapping[str, Sequence[str]] | None, is_damaged: bool) -> list[Path]:

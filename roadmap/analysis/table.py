@@ -33,6 +33,7 @@ COLUMNS = [
     "top1_low", "top1_high", "top5_mean", "loss_mean", "wall_seconds", "peak_memory_mib",
     "n_failed", "n_diverged", "variant", "reference", "beyond", "section",
 ]  # fmt: skip
+EMA_COLUMNS = ["ema_top1_mean", "ema_top1_std"]  # further columns, if a run has a moving average of the weights
 STATUSES = (FAILED, DIVERGED, COMPLETED)  # the status of a row is the first of these that one of its seeds has
 
 
@@ -75,7 +76,7 @@ class Study:
     against: list[int | None]  # for each row, the index of the row that it is compared with
     comparisons: list[Comparison | None]  # for each row, with verdict
     unfinished: int  # number of runs without a record
-    table: pd.DataFrame  # one line for each row, with the columns COLUMNS
+    table: pd.DataFrame  # one line for each row, with the columns COLUMNS and, where there are averages, EMA_COLUMNS
     problems: list[str] = field(default_factory=list)  # a sentence for each kind of damaged file
 
     @property
@@ -162,7 +163,9 @@ def _scores(after: Row, before: Row) -> tuple[dict[int, np.ndarray], dict[int, n
 def _make_table(
     rows: Sequence[Row], against: Sequence[int | None], comparisons: Sequence[Comparison | None]
 ) -> pd.DataFrame:
-    """Return one line for each row, with the columns COLUMNS. Accuracies and differences in percent.
+    """Return one line for each row, with the columns COLUMNS, and EMA_COLUMNS if a run has a moving average.
+
+    Accuracies and differences are in percent.
 
     `images_per_second` and `wall_seconds` are those of the fastest seed, because other processes on the machine can
     only make a run slower. `top1_low` and `top1_high` are Student's t interval of the mean over seeds. `delta` and the
@@ -176,6 +179,7 @@ def _make_table(
         costs = next((record for record in row.records if "params" in record), {})
         counts = {status: sum(record["status"] == status for record in row.records) for status in STATUSES}
         top1 = pd.Series(row.top1, dtype=float)
+        ema_top1 = pd.Series([record["ema"]["top1"] for record in completed if record.get("ema")], dtype=float)
         low, high = statistics.t_interval(row.top1)
         infos = first["transforms"]
         line = {
@@ -185,6 +189,8 @@ def _make_table(
             "n_seeds": len(completed),
             "top1_mean": top1.mean(),
             "top1_std": top1.std(),
+            "ema_top1_mean": ema_top1.mean(),
+            "ema_top1_std": ema_top1.std(),
             "params": costs.get("params"),
             "gmacs": costs.get("gmacs"),
             "images_per_second": _values(completed, "images_per_second").max(),
@@ -210,7 +216,8 @@ def _make_table(
             for name in ("delta", "p", "p_holm", "p_images", "p_images_holm", "smallest_p", "verdict", "seeds_needed"):
                 line[name] = getattr(comparison, name)
         lines.append(line)
-    table = pd.DataFrame(lines, columns=COLUMNS)
+    has_ema = any(record.get("ema") for row in rows for record in row.completed)
+    table = pd.DataFrame(lines, columns=[*COLUMNS, *EMA_COLUMNS] if has_ema else COLUMNS)
     table[["params", "n_pairs"]] = table[["params", "n_pairs"]].astype("Int64")
     return table.round(9)  # every form of the table then rounds the same number
 

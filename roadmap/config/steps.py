@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable
 from functools import cache
 from typing import Any
 
+from roadmap.config import paths
+from roadmap.config.files import read_yaml
 from roadmap.config.schema import SpecError
 from roadmap.config.step_files import Files, Step, Transform, read_steps, read_transforms
 
@@ -25,9 +27,15 @@ def all_transforms() -> Files[Transform]:
 
 @cache
 def all_ingredients() -> dict[str, Transform]:
-    """Return the parts of which the enhanced recipe consists, by name: conf/ingredient without variants."""
-    transforms = all_transforms().items()
-    return {name: info for name, info in transforms if info.group == "ingredient" and not info.variant}
+    """Return the parts of which the enhanced recipe consists, by name: the files of conf/ingredient all of whose fields
+    have the same value in conf/recipe/modern.yaml. `ema` is not one of them."""
+    enhanced = {f"recipe.{name}": value for name, value in read_yaml(paths.CONF / "recipe" / "modern.yaml").items()}
+    enhanced = {"recipe.decay_norms_and_biases": False} | enhanced
+    return {
+        name: info
+        for name, info in all_transforms().items()
+        if info.group == "ingredient" and info.sets.items() <= enhanced.items()
+    }
 
 
 @cache

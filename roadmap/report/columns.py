@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -49,10 +50,10 @@ def format_status(line: Line) -> str:
     return str(line["status"]) + (f" ({not_completed} of {line['n_seeds'] + not_completed})" if not_completed else "")
 
 
-def mean_and_deviation(line: Line) -> str:
-    """Return the mean and the standard deviation of top-1 over the seeds."""
-    deviation = "" if is_missing(line["top1_std"]) else f" ± {line['top1_std']:.2f}"
-    return f"{line['top1_mean']:.2f}{deviation}"
+def mean_and_deviation(line: Line, metric: str = "top1") -> str:
+    """Return the mean and the standard deviation of top-1 (or of `metric`) over the seeds."""
+    deviation = "" if is_missing(line[f"{metric}_std"]) else f" ± {line[f'{metric}_std']:.2f}"
+    return f"{line[f'{metric}_mean']:.2f}{deviation}"
 
 
 def _label_and_setting(line: Line) -> str:
@@ -95,6 +96,7 @@ class Column:
 COLUMNS = (
     Column("label", "step", combine=marked_label, is_text=True),
     Column("top1_mean", "top-1", "%", combine=mean_and_deviation),
+    Column("ema_top1_mean", "top-1 of the EMA", "%", combine=partial(mean_and_deviation, metric="ema_top1")),
     Column("delta", "gain", form="{:+.2f}"),
     Column("delta_low", "95 % interval", combine=lambda line: format_interval(line["delta_low"], line["delta_high"])),
     Column("p_holm", "p (Holm)", form="{:.2g}"),

@@ -66,6 +66,11 @@ def notes(study: Study) -> list[str]:
         f"top-1: accuracy on {images} after the last epoch, mean ± standard deviation over seeds. GMACs: multiply-adds"
         " / 1e9 of convolutions and linear layers for one image. The paper's numbers are for ImageNet-1K."
     )
+    if "ema_top1_mean" in study.table:
+        lines.append(
+            "top-1 of the EMA: accuracy of the exponential moving average of the weights. All other results are those"
+            " of the weights themselves, which the average does not change."
+        )
     if study.table["delta"].notna().any():
         lines += _comparison_notes(study)
     lines += unchanged_lines(study)
@@ -110,12 +115,16 @@ def unchanged_lines(study: Study) -> list[str]:
 
 
 def _equal(study: Study, row: Row, against: int | None) -> bool:
-    """Return whether every run of the row ends with exactly the loss of the other row's run with the same seed."""
+    """Return whether every run of the row ends with exactly the loss of the other row's run with the same seed.
+
+    A moving average of the weights changes no loss, but it has results of its own: rows that differ in it are not equal.
+    """
     if against is None:
         return False
-    losses, other_losses = (
-        {record["seed"]: record.get("loss") for record in each.completed} for each in (row, study.rows[against])
-    )
+    rows = (row, study.rows[against])
+    if len({each.records[0]["config"]["recipe"].get("ema_decay") for each in rows}) > 1:
+        return False
+    losses, other_losses = ({record["seed"]: record.get("loss") for record in each.completed} for each in rows)
     return bool(losses) and None not in losses.values() and losses.items() <= other_losses.items()
 
 

@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 
 from roadmap.analysis.table import COLUMNS as TABLE_COLUMNS
-from roadmap.analysis.table import read_study
+from roadmap.analysis.table import EMA_COLUMNS, read_study
 from roadmap.report import columns, page, writer
 from roadmap.report.columns import COLUMNS, NO_VALUE, Column
 from roadmap.report.formats import latex, markdown
 from roadmap.report.sections import page_text
-from tests.helpers import make_study
+from roadmap.report.wording import notes
+from tests.helpers import make_study, write_run
 
 
 def test_keys_are_columns_of_the_table_and_headers_are_unique() -> None:
-    assert {column.key for column in COLUMNS} <= set(TABLE_COLUMNS)
+    assert {column.key for column in COLUMNS} <= {*TABLE_COLUMNS, *EMA_COLUMNS}
     assert len({column.header for column in COLUMNS}) == len(COLUMNS)
 
 
@@ -47,3 +48,20 @@ def test_text_is_aligned_to_the_left(tmp_path: Path) -> None:
     alignment = dict(zip(table.columns, markdown(table, []).splitlines()[1].strip("| ").split(" | "), strict=True))
     assert {header for header, align in alignment.items() if align == ":---"} == {"step", "verdict", "status"}
     assert "{" + "".join("l" if align == ":---" else "r" for align in alignment.values()) + "}" in latex(table, [])
+
+
+def test_results_of_the_moving_average_have_columns_of_their_own(tmp_path: Path) -> None:
+    for seed, top1 in enumerate((93.0, 95.0)):
+        write_run(tmp_path, 90.0, "+step=baseline", f"seed={seed}")
+        average = {"top1": top1, "top5": 99.0, "loss": 0.4}
+        write_run(tmp_path, 90.0, "+step=baseline", "+ingredient=[ema]", f"seed={seed}", ema=average)
+    study = read_study(tmp_path / "runs")
+    plain, with_ema = columns.lines_of(study.table)
+    column = next(column for column in COLUMNS if column.key == "ema_top1_mean")
+    assert (with_ema["label"], column.text(with_ema), column.text(plain)) == (
+        "baseline with EMA of the weights", "94.00 ± 1.41", NO_VALUE,
+    )  # fmt: skip
+    assert "top-1 of the EMA (%)" in columns.readable_table(study.table)
+    lines = notes(study)
+    assert any(line.startswith("top-1 of the EMA: accuracy of the exponential moving average") for line in lines)
+    assert not any("Changes without effect" in line for line in lines)  # the losses of the weights are equal

@@ -60,6 +60,10 @@ def test_records_of_an_earlier_format_are_used_alone_or_left_out(tmp_path: Path)
     assert (tmp_path / "report" / "roadmap.csv").read_bytes() == table
     mixed = set_format(FORMAT, paths[:-1])
     assert "Left out: 1 run of an earlier version of roadmap" in mixed and note not in mixed
+    set_format(3, paths)
+    failed = [path for path in paths if json.loads(path.read_text())["status"] == "failed"]
+    text = set_format(FORMAT, failed)  # a failed run does not hide the results of an earlier version
+    assert "Left out: 1 run of a later version of roadmap, which failed." in text and note in text and "94.00" in text
 
 
 def test_a_change_without_effect_is_noted(tmp_path: Path) -> None:
