@@ -13,7 +13,7 @@ from roadmap.analysis.table import Records, Study
 from roadmap.config import paths
 from roadmap.config.steps import differing_transforms
 from roadmap.models.structure import Layer, Structure
-from roadmap.records.record import COMPLETED
+from roadmap.records.record import COMPLETED, FORMAT
 from roadmap.report import diagrams, page_plots
 from roadmap.report.columns import COLUMNS, Column, Line, format_value, is_missing, marked_label
 from roadmap.report.diagrams import Diagram, LayerChain
@@ -120,7 +120,12 @@ def _make_section(i: int, study: Study, lines: Sequence[Line], structures: list[
 
 
 def _config_files(before: dict[str, Any] | None, after: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the config files of the transforms in which two networks differ; of a single network, of its last one."""
+    """Return the config files of the transforms in which two networks differ; of a single network, of its last one.
+
+    Runs of an earlier version may have used other files, so nothing is returned for their records.
+    """
+    if after["format"] != FORMAT:
+        return []
     names = [info["name"] for info in after["transforms"]]
     changes = [("", name) for name in names[-1:]]
     if before is not None:

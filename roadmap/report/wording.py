@@ -117,7 +117,8 @@ def unchanged_lines(study: Study) -> list[str]:
 def _equal(study: Study, row: Row, against: int | None) -> bool:
     """Return whether every run of the row ends with exactly the loss of the other row's run with the same seed.
 
-    A moving average of the weights changes no loss, but it has results of its own: rows that differ in it are not equal.
+    A moving average of the weights has results of its own, although it changes no loss: rows that differ in it are not
+    equal.
     """
     if against is None:
         return False

@@ -56,7 +56,10 @@ def test_records_of_an_earlier_format_are_used_alone_or_left_out(tmp_path: Path)
     note = "The runs are of an earlier version of roadmap (record format 3), whose training differs in details."
     assert "earlier version" not in set_format(FORMAT, paths)
     table = (tmp_path / "report" / "roadmap.csv").read_bytes()
+    page = tmp_path / "report" / "index.html"
+    assert "conf/transform/" in page.read_text(encoding="utf-8")
     assert note in set_format(3, paths)
+    assert "conf/transform/" not in page.read_text(encoding="utf-8")  # the files may have been others
     assert (tmp_path / "report" / "roadmap.csv").read_bytes() == table
     mixed = set_format(FORMAT, paths[:-1])
     assert "Left out: 1 run of an earlier version of roadmap" in mixed and note not in mixed
