@@ -220,7 +220,7 @@ class RunSpec:
     checkpoint_minutes: float = 2.0  # minutes between two checkpoints of a run; a signal also writes one
     checkpoint_steps: int | None = None  # also a checkpoint after this many iterations; None: only by time
     keep_checkpoint: bool = False  # keep the last checkpoint, with the optimizer's state, beside the record
-    save_weights: bool = True  # write model.pt beside the record, for weights=PATH
+    save_weights: bool = True  # write model.pt (and model_ema.pt) beside the record, for weights=PATH
     force: bool = False  # repeat runs that are finished
     out: str = "experiments"  # folder of runs and studies
     reports: str = "reports"  # folder of reports

@@ -1,8 +1,9 @@
 """The record of a run: one JSON file with everything that determined the run, and its results.
 
 experiments/runs/NAME-HASH-seedN/ contains record.json, correct.npy (for each test image, whether it was classified
-correctly) and model.pt. The hash covers everything that determines the result, so that the same command finds the
-record again, and studies share their runs. Imports neither torch nor Hydra.
+correctly), model.pt and, if there is a moving average of the weights, model_ema.pt. The hash covers everything that
+determines the result, so that the same command finds the record again, and studies share their runs. Imports neither
+torch nor Hydra.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from roadmap.runtime.files import write_atomically
 from roadmap.runtime.system import cpu_name, git_state, package_versions
 
 FORMAT = 4  # of the record and of the meaning of a config: part of the hash of a run
-READABLE_FORMATS = (3, FORMAT)  # of records in reports; format 3: the training of version 0.2.0
+READABLE_FORMATS = (3, FORMAT)  # of records that can be read; format 3: the training of version 0.2.0
 COMPLETED, DIVERGED, FAILED = "completed", "diverged", "failed"
 FINISHED = (COMPLETED, DIVERGED)  # another attempt would give the same result; a failed run is retried
 CHECKPOINT_NAME = "checkpoint.pt"
