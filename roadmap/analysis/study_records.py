@@ -79,15 +79,15 @@ def _of_newest_format(records: Records) -> tuple[Records, list[str]]:
     if older := sum(record["format"] < newest for record in records):
         sentences.append(f"Left out: {_count(older)} of an earlier version of roadmap, whose training differs.")
     if newer := sum(record["format"] > newest for record in records):
-        sentences.append(f"Left out: {_count(newer)} of a later version of roadmap, which failed.")
+        sentences.append(f"Left out: {_count(newer, 'failed run')} of a later version of roadmap.")
     if newest < FORMAT:
         of_version = f"an earlier version of roadmap (record format {newest})"
         sentences.append(f"The runs are of {of_version}, whose training differs in details.")
     return [record for record in records if record["format"] == newest], sentences
 
 
-def _count(runs: int) -> str:
-    return "1 run" if runs == 1 else f"{runs} runs"
+def _count(number: int, noun: str = "run") -> str:
+    return f"{number} {noun}{'s' * (number > 1)}"
 
 
 def _run_folders(folder: Path, runs: Mapping[str, Sequence[str]] | None, is_damaged: bool) -> list[Path]:

@@ -35,6 +35,7 @@ SECTIONS = {
     "2.4": ("inverted bottleneck", "#009e73"),
     "2.5": ("large kernel", "#cc79a7"),
     "2.6": ("micro design", "#0072b2"),
+    "A.1": ("training", "#8c8c8c"),  # the moving average of the weights
 }
 REFERENCE = ("reference", "#777777")
 BEYOND = ("beyond the paper", "#d55e00")

@@ -17,7 +17,7 @@ from roadmap.records.record import COMPLETED, FORMAT
 from roadmap.report import diagrams, page_plots
 from roadmap.report.columns import COLUMNS, Column, Line, format_value, is_missing, marked_label
 from roadmap.report.diagrams import Diagram, LayerChain
-from roadmap.report.wording import verdict_sentence
+from roadmap.report.wording import gain_sentence
 from roadmap.runtime.logs import logger
 
 # From the fields in a record's `config["network"]` to the structure of the network; None for a reference network.
@@ -98,7 +98,7 @@ def _read_structure(network: dict[str, Any], structure_of: StructureOf | None) -
 
 
 def _make_section(i: int, study: Study, lines: Sequence[Line], structures: list[Structure | None]) -> Section:
-    runs, before, comparison = study.rows[i].records, study.against[i], study.comparisons[i]
+    runs, before = study.rows[i].records, study.against[i]
     first, other = runs[0], None if before is None else study.rows[before].records[0]
     structure, other_structure = structures[i], None if before is None else structures[before]
     runs_with_curve = [record for record in runs if record.get("curve")]
@@ -109,7 +109,7 @@ def _make_section(i: int, study: Study, lines: Sequence[Line], structures: list[
         line=lines[i],
         runs=runs,
         before=before,
-        gain=verdict_sentence(comparison) if comparison is not None and comparison.n else "",
+        gain=gain_sentence(study, i),
         configs=_config_files(other, first),
         changes=[] if other is None else _changed_fields(other, first),
         stages=_stages(other_structure, structure, first["config"]["data"]["image_size"]) if structure else [],

@@ -11,7 +11,7 @@ from roadmap.analysis import published, statistics
 from roadmap.analysis.agreement import Agreement, agreement, resolved_by_paper
 from roadmap.analysis.comparison import compare_gains, comparison_sentence, study_gains
 from roadmap.analysis.statistics import GAIN, LOSS, NOT_RESOLVED, Comparison
-from roadmap.analysis.table import Records, Row, Study
+from roadmap.analysis.table import Records, Study
 from roadmap.config.names import one_line
 from roadmap.config.schedule import REFERENCE_EPOCHS
 from roadmap.records.record import COMPLETED
@@ -109,24 +109,27 @@ def _comparison_notes(study: Study) -> list[str]:
 
 def unchanged_lines(study: Study) -> list[str]:
     """Return a note on the changes that have no effect with this base, data or budget; empty if there are none."""
-    labels = [row.label for row, other in zip(study.rows, study.against, strict=True) if _equal(study, row, other)]
-    note = f"Changes without effect (every run ends with the loss of the run it is compared with): {'; '.join(labels)}."
-    return [note] if labels else []
+    numbers = [i for i in range(len(study.rows)) if _has_equal_losses(study, i) and not _changes_average(study, i)]
+    labels = "; ".join(study.rows[i].label for i in numbers)
+    note = f"Changes without effect (every run ends with the loss of the run it is compared with): {labels}."
+    return [note] if numbers else []
 
 
-def _equal(study: Study, row: Row, against: int | None) -> bool:
-    """Return whether every run of the row ends with exactly the loss of the other row's run with the same seed.
-
-    A moving average of the weights has results of its own, although it changes no loss: rows that differ in it are not
-    equal.
-    """
+def _has_equal_losses(study: Study, i: int) -> bool:
+    """Return whether every run of row `i` ends with exactly the loss of the compared row's run with the same seed."""
+    against = study.against[i]
     if against is None:
         return False
-    rows = (row, study.rows[against])
-    if len({each.records[0]["config"]["recipe"].get("ema_decay") for each in rows}) > 1:
-        return False
-    losses, other_losses = ({record["seed"]: record.get("loss") for record in each.completed} for each in rows)
+    losses, other_losses = (
+        {record["seed"]: record.get("loss") for record in row.completed} for row in (study.rows[i], study.rows[against])
+    )
     return bool(losses) and None not in losses.values() and losses.items() <= other_losses.items()
+
+
+def _changes_average(study: Study, i: int) -> bool:
+    """Return whether row `i` and the compared row differ in the moving average, which changes no loss."""
+    rows = [study.rows[number] for number in (i, study.against[i]) if number is not None]
+    return len({row.records[0]["config"]["recipe"].get("ema_decay") for row in rows}) > 1
 
 
 def failure_lines(study: Study) -> list[str]:
@@ -142,10 +145,20 @@ def failure_lines(study: Study) -> list[str]:
 def comparison_sentences(study: Study) -> list[str]:
     """Return a sentence for each comparison."""
     lines = []
-    for row, other, comparison in zip(study.rows, study.against, study.comparisons, strict=True):
-        if comparison is not None and other is not None and comparison.n:
-            lines.append(f"{row.label}, compared with {study.rows[other].label}: {verdict_sentence(comparison)}")
+    for i, (row, other) in enumerate(zip(study.rows, study.against, strict=True)):
+        if other is not None and (sentence := gain_sentence(study, i)):
+            lines.append(f"{row.label}, compared with {study.rows[other].label}: {sentence}")
     return lines
+
+
+def gain_sentence(study: Study, i: int) -> str:
+    """Return what the comparison of row `i` says; empty if the row is compared with no other row."""
+    comparison = study.comparisons[i]
+    if comparison is None or not comparison.n:
+        return ""
+    if _has_equal_losses(study, i) and _changes_average(study, i):
+        return "the weights are the same. The effect of the moving average is in the column top-1 of the EMA."
+    return verdict_sentence(comparison)
 
 
 def verdict_sentence(comparison: Comparison) -> str:

@@ -8,11 +8,12 @@ import pytest
 
 from roadmap.analysis.table import COLUMNS as TABLE_COLUMNS
 from roadmap.analysis.table import EMA_COLUMNS, read_study
-from roadmap.report import columns, page, writer
+from roadmap.config.steps import all_transforms
+from roadmap.report import columns, figures, page, writer
 from roadmap.report.columns import COLUMNS, NO_VALUE, Column
 from roadmap.report.formats import latex, markdown
 from roadmap.report.sections import page_text
-from roadmap.report.wording import notes
+from roadmap.report.wording import comparison_sentences, notes
 from tests.helpers import make_study, write_run
 
 
@@ -65,3 +66,12 @@ def test_results_of_the_moving_average_have_columns_of_their_own(tmp_path: Path)
     lines = notes(study)
     assert any(line.startswith("top-1 of the EMA: accuracy of the exponential moving average") for line in lines)
     assert not any("Changes without effect" in line for line in lines)  # the losses of the weights are equal
+    assert comparison_sentences(study) == [
+        "baseline with EMA of the weights, compared with baseline: the weights are the same. The effect of the moving"
+        " average is in the column top-1 of the EMA."
+    ]
+
+
+def test_each_section_of_the_paper_has_a_colour() -> None:
+    sections = {info.section for info in all_transforms().values() if info.section}
+    assert sections <= figures.SECTIONS.keys() and "A.1" in sections

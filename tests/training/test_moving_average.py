@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -79,10 +78,23 @@ def test_an_average_without_a_finite_loss_has_no_result(monkeypatch: pytest.Monk
     assert message in (run_folder(spec) / "log.txt").read_text(encoding="utf-8")
 
 
-def test_a_diverged_or_failed_run_has_no_result_of_the_average(monkeypatch: pytest.MonkeyPatch) -> None:
-    overrides = (*TINY, "recipe.ema_decay=0.5", "budget.epochs=3", "precision=fp32")
-    diverged = run(compose("+step=baseline", *overrides, "recipe.lr=1e6"))
-    monkeypatch.setattr(Trainer, "_train_epoch", Mock(side_effect=RuntimeError("broken")))
-    failed = run(compose("+step=gelu", *overrides))
-    for record, status in ((diverged, "diverged"), (failed, "failed")):
-        assert (record["status"], record["ema"], record["top1"]) == (status, None, None)
+@pytest.mark.parametrize(
+    "error", [DivergedError("the loss is nan"), RuntimeError("broken")], ids=["diverged", "failed"]
+)
+def test_a_diverged_or_failed_run_has_no_result_of_the_average(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results of an earlier epoch are not those of the run."""
+    train_epoch = Trainer._train_epoch
+
+    def fail_in_second_epoch(trainer: Trainer, *arguments: Any) -> None:
+        if trainer.epoch == 1:
+            raise error
+        train_epoch(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, "_train_epoch", fail_in_second_epoch)
+    overrides = (*TINY, "recipe.ema_decay=0.5", "budget.epochs=3", "budget.equal_epochs=true", "budget.evaluations=3")
+    record = run(compose("+step=gelu", *overrides, "precision=fp32"))
+    assert [sorted(row.keys() & {"ema_top1", "test_top1"}) for row in record["curve"]] == [["ema_top1", "test_top1"]]
+    assert record["status"] == ("diverged" if isinstance(error, DivergedError) else "failed")
+    assert record["ema"] is None and record["top1"] is None

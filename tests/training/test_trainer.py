@@ -16,6 +16,8 @@ import torch
 
 from roadmap.config.choices import Device, Precision
 from roadmap.config.compose import compose
+from roadmap.models.batch_norm import use_norm_groups
+from roadmap.runtime.world import World
 from roadmap.training import recipe
 from roadmap.training.device import DeviceConfig, choose_device
 from roadmap.training.evaluation import DivergedError
@@ -159,6 +161,19 @@ def test_a_compiled_network_learns_the_same() -> None:
     plain, compiled = (train(*overrides, f"compile={compiled}") for compiled in ("false", "true"))
     assert plain.curve[0] == pytest.approx(compiled.curve[0], rel=1e-3)
     assert plain.compile_seconds is None and compiled.compile_seconds is not None
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_throughput_of_a_process_counts_the_images_of_all(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The three groups of BatchNorm are divided among two processes as two and one: their parts are unequal."""
+    monkeypatch.setattr("roadmap.training.trainer.current_world", lambda: World(rank, 2, rank))
+    overrides = ("budget.train_images=96", "budget.batch_size=96", "recipe.norm_batch_size=32")
+    spec = compose("+step=baseline", *TINY, *overrides)
+    trainer = Trainer(spec, choose_device(Device.cpu, Precision.fp32), Metrics())
+    trainer.norm_groups = use_norm_groups(trainer.model, 3, is_shared=False)
+    trainer.train_iteration(trainer.model, trainer.train_batches.epoch(0, 0))
+    assert len(trainer.split.parts[0]) == (32 if rank else 64)
+    assert trainer.metrics.train_images == 96
 
 
 @pytest.mark.parametrize(("step", "count"), [("gelu", 4), ("layer_norm", 3), ("separate_downsampling", 3)])
