@@ -28,6 +28,9 @@ MAX_PIXELS = 64
 MAX_ROWS = 8192
 STRIP_COLUMNS = 3  # oneDNN has a fast weight gradient for depthwise kernels of at most 3 columns
 
+# Evaluated once: inside of the layers, these two functions would break the graph of torch.compile.
+IS_X86 = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+
 _fast = True
 
 
@@ -39,7 +42,7 @@ def enable(fast: bool) -> bool:
 
 
 def _uses_fast_kernels(x: Tensor) -> bool:
-    return _fast and x.device.type == "cpu" and not is_traced() and _is_x86()
+    return _fast and x.device.type == "cpu" and not is_traced() and IS_X86
 
 
 def is_traced() -> bool:
@@ -48,11 +51,6 @@ def is_traced() -> bool:
     torch.compile is not included: it compiles again for another batch size if a kernel depends on the batch size.
     """
     return torch.jit.is_tracing() or torch.compiler.is_exporting()
-
-
-@cache
-def _is_x86() -> bool:
-    return torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 
 @cache

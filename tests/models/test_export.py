@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from roadmap.models import cpu_kernels
-from roadmap.models.cpu_kernels import _is_x86
+from roadmap.models.cpu_kernels import IS_X86
 from roadmap.models.network import Network
 from tests.models.specs import TINY, network_spec
 
@@ -92,7 +92,7 @@ def test_an_onnx_file_has_a_free_batch_size(step: str, tmp_path: Path) -> None:
     assert_same_logits(network, lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0]))
 
 
-@pytest.mark.skipif(not _is_x86(), reason="the fast kernels need an x86 processor")
+@pytest.mark.skipif(not IS_X86, reason="the fast kernels need an x86 processor")
 def test_the_fast_kernels_are_used_again_after_an_export(monkeypatch: pytest.MonkeyPatch) -> None:
     network = make_network("grn")
     product = Mock(wraps=cpu_kernels._conv2d_as_product)
