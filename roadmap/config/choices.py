@@ -62,6 +62,7 @@ class Precision(Enum):
     auto = "auto"
     fp32 = "fp32"
     bf16 = "bf16"
+    fp16 = "fp16"  # with a scaled loss (torch.amp.GradScaler)
 
 
 class Mixing(Enum):

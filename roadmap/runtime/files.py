@@ -7,19 +7,25 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 
-def write_atomically(path: Path, content: bytes, before_replacing: Callable[[], None] = lambda: None) -> None:
+def write_atomically(
+    path: Path, content: bytes | Callable[[BinaryIO], None], before_replacing: Callable[[], None] = lambda: None
+) -> None:
     """Write `content` to `path` so that a reader sees either the old file or the complete new one.
 
-    The content is on the disk (fsync) before the file gets its name; `before_replacing` is called between the two.
+    `content` may be a function that writes it to an open file. The content is on the disk (fsync) before the file gets its name; `before_replacing` is called between the two.
     Raises OSError, which names `path`; then the old file is kept.
     """
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(content)
+                if isinstance(content, bytes):
+                    file.write(content)
+                else:
+                    content(file)
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).chmod(0o644)

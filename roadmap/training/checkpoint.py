@@ -1,53 +1,85 @@
 """Checkpoints: the state of a run on disk, from which the same command resumes it.
 
-A file consists of a magic line, the SHA-256 of the rest, and PyTorch's own format, which is read with
-`weights_only=True`: it can contain tensors and plain values, but no code. The previous checkpoint is kept. A file that
-is damaged or belongs to another run is renamed and reported, and the previous one is used.
+A file has PyTorch's own format and is read with `torch.load(path, weights_only=True)`: it can contain tensors and plain
+values, but no code. Its SHA-256 is in a file beside it, in the format of `sha256sum`. The previous checkpoint is kept.
+A file that is damaged or belongs to another run is renamed and reported, and the previous one is used.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
+import shutil
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from roadmap.records.record import CHECKPOINT_NAME
 from roadmap.runtime.files import write_atomically
 
-MAGIC = b"roadmap checkpoint 1\n"
 NAME, PREVIOUS, BAD = CHECKPOINT_NAME, "checkpoint.previous.pt", "checkpoint.bad.pt"
+MAX_OVERHEAD = 0.01  # share of the time of a run that regular checkpoints may take
 
 
 class CheckpointError(Exception):
     """A file is not an intact checkpoint of this run; the message names the file in one line."""
 
 
+def checksum_path(path: Path) -> Path:
+    """Return the file that contains the checksum of a checkpoint."""
+    return path.with_name(f"{path.name}.sha256")
+
+
 def save(folder: Path, run: str, state: dict[str, Any]) -> None:
     """Write `state` (tensors and plain values) of the run named `run`; the last checkpoint becomes the previous one.
 
     At every moment one of the two files is intact, also if the process is killed. Raises OSError if the file cannot be
-    written; then both files stay as they are.
+    written; then the last checkpoint stays as it is.
     """
-    buffer = io.BytesIO()
-    torch.save({"run": run, "state": state}, buffer)
-    content = buffer.getvalue()
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / NAME
+    path, digest = folder / NAME, hashlib.sha256()
+
+    def write(file: BinaryIO) -> None:
+        torch.save({"run": run, "state": state}, _HashedFile(file, digest))
 
     def keep_previous() -> None:
         if path.exists():
-            previous = folder / PREVIOUS
-            previous.unlink(missing_ok=True)
-            try:
-                previous.hardlink_to(path)  # a link instead of a move: `path` exists at every moment
-            except OSError:  # a file system without links
-                path.replace(previous)
+            for source in (path, checksum_path(path)):
+                _link_or_copy(source, source.with_name(source.name.replace(NAME, PREVIOUS)))
+        # If the process is killed from here on, the old file at `path` has the checksum of the previous checkpoint.
+        write_atomically(checksum_path(path), f"{digest.hexdigest()}  {NAME}\n".encode())
 
-    write_atomically(path, MAGIC + hashlib.sha256(content).digest() + content, before_replacing=keep_previous)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, write, before_replacing=keep_previous)
+
+
+class _HashedFile:
+    """A file opened for writing that adds what is written to a checksum."""
+
+    def __init__(self, file: BinaryIO, digest: Any) -> None:
+        self.file, self.digest = file, digest
+
+    def write(self, content: bytes) -> int:
+        self.digest.update(content)
+        return self.file.write(content)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Let `target` have the content of `source`, which exists at every moment."""
+    temporary = source.with_name(f".{source.name}.previous")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.hardlink_to(source)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)
+    temporary.unlink(missing_ok=True)  # nothing is renamed if both are the same file
 
 
 def load(folder: Path, run: str, report: Callable[[str], None]) -> dict[str, Any] | None:
@@ -68,18 +100,18 @@ def load(folder: Path, run: str, report: Callable[[str], None]) -> dict[str, Any
 
 def read(path: Path, run: str) -> dict[str, Any]:
     """Return the state in one file. Raises CheckpointError."""
+    checksums = {_read_checksum(path.with_name(name)) for name in (NAME, PREVIOUS)}
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() not in checksums:
+                raise CheckpointError(f"{path}: damaged, its checksum differs")
+            file.seek(0)
+            saved = torch.load(file, map_location="cpu", weights_only=True)
+            saved_run, state = saved["run"], saved["state"]
+    except CheckpointError:
+        raise
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from error
-    digest, content = raw[len(MAGIC) : len(MAGIC) + 32], raw[len(MAGIC) + 32 :]
-    if not raw.startswith(MAGIC):
-        raise CheckpointError(f"{path}: not a checkpoint of roadmap")
-    if hashlib.sha256(content).digest() != digest:
-        raise CheckpointError(f"{path}: damaged, its checksum differs")
-    try:
-        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        saved_run, state = saved["run"], saved["state"]
     except Exception as error:  # torch raises many types for what it refuses to read
         raise CheckpointError(f"{path}: contains more than tensors and plain values; not loaded") from error
     if saved_run != run:
@@ -87,7 +119,79 @@ def read(path: Path, run: str) -> dict[str, Any]:
     return dict(state)
 
 
+def _read_checksum(path: Path) -> str:
+    """Return the checksum that was written beside a checkpoint; empty if there is none."""
+    with suppress(OSError, UnicodeDecodeError):
+        return checksum_path(path).read_text(encoding="ascii")[:64]
+    return ""
+
+
 def remove(folder: Path) -> None:
     """Delete all checkpoints in `folder`."""
     for name in (BAD, PREVIOUS, NAME):
+        checksum_path(folder / name).unlink(missing_ok=True)
         (folder / name).unlink(missing_ok=True)
+
+
+class Writer:
+    """Writes the checkpoints of one run in a thread, one at a time, while the training continues.
+
+    The training waits only for a copy of the state in the memory of the processor. Regular checkpoints are so far apart
+    that they take at most MAX_OVERHEAD of the time: the interval grows with the time that the last one took.
+    """
+
+    def __init__(
+        self, folder: Path, run: str, interval: float, shares_processor: bool, report: Callable[[str], None]
+    ) -> None:
+        """Write to `folder` at least every `interval` seconds. `shares_processor` tells whether the training computes
+        on the processor, so that the writing slows it down; `report` is called with the reason of a failure."""
+        self.folder, self.run, self.interval, self.report = folder, run, interval, report
+        self.shares_processor = shares_processor
+        self.saved_at = time.monotonic()
+        self.cost = 0.0  # seconds that the last checkpoint took from the training
+        self._thread: threading.Thread | None = None
+        self._failure: str | None = None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for the next regular checkpoint."""
+        return time.monotonic() - self.saved_at >= max(self.interval, self.cost / MAX_OVERHEAD)
+
+    def save(self, state: dict[str, Any], position: str) -> None:
+        """Copy `state` and start to write it. `position` names the checkpoint in the message of a failure."""
+        started = time.perf_counter()
+        self.wait()
+        copied = _to_cpu(state)
+        self.cost = time.perf_counter() - started
+        self._thread = threading.Thread(target=self._write, args=(copied, position), name="checkpoint")
+        self._thread.start()
+        self.saved_at = time.monotonic()
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is on the disk, and report if it could not be written."""
+        if self._thread is not None:
+            started = time.perf_counter()
+            self._thread.join()
+            self.cost += time.perf_counter() - started
+            self._thread = None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            self.report(failure)
+
+    def _write(self, state: dict[str, Any], position: str) -> None:
+        started = time.thread_time()
+        try:
+            save(self.folder, self.run, state)
+        except OSError as error:
+            self._failure = f"no checkpoint at {position}: {error.strerror}; previous checkpoint kept"
+        if self.shares_processor:
+            self.cost += time.thread_time() - started
+
+
+def _to_cpu(value: Any) -> Any:
+    """Return a copy of a state in the memory of the processor."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _to_cpu(item) for key, item in value.items()}
+    return [_to_cpu(item) for item in value] if isinstance(value, list) else value

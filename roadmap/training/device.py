@@ -17,12 +17,15 @@ from roadmap.models import cpu_kernels
 from roadmap.runtime.system import cpu_name
 
 
+AUTOCAST_DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
+
+
 @dataclass(frozen=True)
 class DeviceConfig:
     """The device and the precision that a run computes with."""
 
     device: torch.device
-    precision: Precision  # fp32 or bf16
+    precision: Precision  # fp32, bf16 or fp16
     reason: str  # for the precision
 
     @property
@@ -32,7 +35,12 @@ class DeviceConfig:
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which the network computes in the run's precision."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision is Precision.bf16)
+        dtype = AUTOCAST_DTYPES.get(self.precision)
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
+
+    def grad_scaler(self) -> torch.amp.GradScaler:
+        """Return what scales the loss, so that small gradients do not become 0 in fp16. It does nothing otherwise."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision is Precision.fp16)
 
     def synchronize(self) -> None:
         """Wait until the device has finished all work. Needed before a clock is read."""
@@ -82,11 +90,11 @@ def choose_device(device_choice: Device, precision: Precision) -> DeviceConfig:
 
 
 def _auto_precision(device: torch.device) -> tuple[Precision, str]:
-    """Return bf16 where the device has units for it, else fp32, and the reason."""
+    """Return bf16 where the device has units for it, else fp16 on a GPU and fp32 elsewhere, and the reason."""
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Precision.bf16, "GPU has bf16"
-        return Precision.fp32, "GPU has no bf16"
+        return Precision.fp16, "GPU has no bf16"
     if device.type == "cpu":
         unit = cpu_bf16_unit()
         return (Precision.bf16, f"processor has {unit}") if unit else (Precision.fp32, "processor has no bf16")

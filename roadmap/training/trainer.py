@@ -12,15 +12,9 @@ from typing import NoReturn
 import torch
 from timm.utils import ModelEmaV3
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from roadmap.config.schedule import make_schedule
 from roadmap.config.schema import RunSpec, SpecError
-from roadmap.data import datasets
-from roadmap.data.download import download_if_absent
 from roadmap.data.images import Batch
-from roadmap.data.loaders import eval_loader, num_workers, train_loader
-from roadmap.data.sampling import BatchSplit
 from roadmap.models import drop_path, weights
 from roadmap.models.batch_norm import use_norm_groups
 from roadmap.models.network import build_network
@@ -31,8 +25,10 @@ from roadmap.runtime.random import derive, seed_all
 from roadmap.runtime.signals import Stopped, StopRequest, deferred_signals
 from roadmap.runtime.world import current_world
 from roadmap.training import checkpoint, recipe
+from roadmap.training.batches import load_batches
 from roadmap.training.device import DeviceConfig, configure_torch
 from roadmap.training.evaluation import DivergedError, Evaluation, check_above_chance, evaluate, evaluated_epochs
+from roadmap.training.forward import ForwardPass
 from roadmap.training.metrics import Metrics
 from roadmap.training.progress import RunProgress
 
@@ -52,7 +48,10 @@ class Trainer:
         self._log(f"on {device_config}" + (f", {self.world.size} processes" if self.world.size > 1 else ""))
         metrics.device, metrics.precision = device_config.name(), device_config.precision.value
         metrics.threads, metrics.processes = torch.get_num_threads(), self.world.size
-        self._load_data()
+        self.schedule, self.split, self.train_batches, self.test_batches = load_batches(
+            spec, device_config.device, self.world, self._log
+        )
+        self.iterations_per_epoch = self.train_batches.iterations_per_epoch
 
         seed_all(derive(spec.seed, "init"))
         model = build_network(spec.network, spec.data.image_size)
@@ -64,31 +63,14 @@ class Trainer:
         # The moving average of parameters and running statistics, as in the official code; None: without one.
         decay = spec.recipe.ema_decay
         self.ema = ModelEmaV3(self.model, decay) if decay is not None else None
+        self.scaler = device_config.grad_scaler()
         self.augment = recipe.BatchAugment(spec, device, augment_images=not self.train_batches.augments)
         # Position: `iteration` iterations of epoch `epoch` (from 0) are done; `loss_sum` is the sum of their losses.
         self.epoch = self.iteration = 0
         self.loss_sum = torch.zeros((), device=device)
         # The first iteration (from 1) whose loss was not finite; 0 if there is none.
         self.first_bad_iteration = torch.zeros((), device=device, dtype=torch.int64)
-        self.saved_at = time.monotonic()
-
-    def _load_data(self) -> None:
-        spec, device = self.spec, self.device_config.device
-        if self.world.is_rank_zero:
-            download_if_absent(spec.data)
-        distributed.all_gather(None)  # the other processes wait for the download
-        splits = datasets.load(spec.data, spec.budget)
-        num_train = len(splits.train)  # type: ignore[arg-type]
-        self.schedule = make_schedule(spec.recipe, spec.budget, num_train)
-        batch_size = self.schedule.batch_size
-        workers = num_workers(spec.data, device.type, self.world)
-        self.split = BatchSplit.of(spec, batch_size, self.world)
-        self.train_batches = train_loader(splits.train, spec, self.split, workers, device)
-        self.iterations_per_epoch = self.train_batches.iterations_per_epoch
-        sizes = {"train_images": num_train, "test_images": len(splits.test), "batch_size": batch_size}  # type: ignore[arg-type]
-        if fewer := [f"{name}={size}" for name, size in sizes.items() if size < (getattr(spec.budget, name) or 0)]:
-            self._log(f"budget={spec.budget.name} reduced to the size of the dataset: {', '.join(fewer)}")
-        self.test_batches = eval_loader(splits.test, spec, min(2 * batch_size, 512), workers, device, self.world)
+        self.checkpoints: checkpoint.Writer | None = None  # in rank zero, while it trains with a folder
 
     def train(self, folder: Path | None = None) -> nn.Module:
         """Train to the end and return the network; write checkpoints, curve and progress to `folder`, if given.
@@ -100,33 +82,33 @@ class Trainer:
         evaluated = evaluated_epochs(self.schedule, self.spec.budget.evaluations)
         watched = folder if self.world.is_rank_zero else None
         progress = RunProgress(epochs, per_epoch, self.title, watched, self._num_done(), self.metrics.curve)
-        with deferred_signals() as stop, progress:
+        with deferred_signals() as stop, self._checkpoints_in(watched), progress:
             forward = self._wrap_model()
             while self.epoch < epochs:
-                self._train_epoch(forward, progress, stop, folder)
+                self._train_epoch(forward, progress, stop)
                 row: dict[str, float | int | None] = {
                     "epoch": self.epoch + 1,
                     "lr": self.optimizer.param_groups[0]["lr"],
                     "train_loss": self._mean_loss(),
                 }
                 if self.epoch + 1 in evaluated:
-                    row |= self._evaluate(stop, folder)
+                    row |= self._evaluate(stop)
                 self.metrics.curve.append(row)
                 progress.end_epoch(row, self.metrics.wall_seconds)
                 self.epoch, self.iteration = self.epoch + 1, 0
                 self.loss_sum.zero_()
+            if self.spec.keep_checkpoint:
+                self.save()
         self.metrics.peak_memory_mib = self.device_config.peak_memory_mib()
         unreadable = distributed.all_gather(self.metrics.unreadable)
         self.metrics.unreadable = sorted({error for errors in unreadable for error in errors})
-        if self.spec.keep_checkpoint:
-            self.save(folder)
         if self.metrics.evaluation is not None and not self.spec.budget.allow_chance:
             self.epoch, self.iteration = epochs - 1, per_epoch
             with self._position_in_error():
                 check_above_chance(self.metrics.evaluation)
         return self.model
 
-    def _train_epoch(self, forward: nn.Module, progress: RunProgress, stop: StopRequest, folder: Path | None) -> None:
+    def _train_epoch(self, forward: ForwardPass, progress: RunProgress, stop: StopRequest) -> None:
         """Do the iterations of the epoch that are not done yet."""
         self.model.train()
         metrics, per_epoch = self.metrics, self.iterations_per_epoch
@@ -142,7 +124,7 @@ class Trainer:
                 started, metrics.train_images = time.perf_counter(), images_before
             # All processes must take part in a check: with several, a clock or a signal, which only one of them may
             # have noticed, waits for the next regular one.
-            due, late = self._save_is_due(), self._save_is_late()
+            due, late = self._save_is_due(), self.checkpoints is not None and self.checkpoints.is_due
             check_now = due or (self.world.size == 1 and (late or bool(stop)))
             if self.iteration % self.device_config.check_interval and self.iteration < per_epoch and not check_now:
                 continue
@@ -151,13 +133,15 @@ class Trainer:
             progress.update(self.epoch, self.iteration, mean_loss, metrics.images_per_second)
             any_save, any_stop = distributed.all_reduce_max(due or late, bool(stop))
             if any_stop:
-                self._stop(stop, folder)
+                self._stop(stop)
             elif any_save:
-                self.save(folder)
+                self.save()
                 started = time.perf_counter() - (metrics.train_seconds - seconds_before)  # without the time of saving
+        if self.checkpoints is not None:  # loader processes are forked between epochs: no thread may run then
+            self.checkpoints.wait()
 
-    def train_iteration(self, forward: nn.Module, batches: Iterator[Batch]) -> None:
-        """Do one optimizer update with the next parts of `batches`; `forward` is the model, possibly wrapped."""
+    def train_iteration(self, forward: ForwardPass, batches: Iterator[Batch]) -> None:
+        """Do one optimizer update with the next parts of `batches`."""
         spec, epoch, iteration = self.spec, self.epoch, self.iteration
         rate = recipe.learning_rate(spec.recipe, self.schedule, self.iterations_per_epoch, self._num_done())
         for group in self.optimizer.param_groups:
@@ -170,14 +154,15 @@ class Trainer:
             images, targets = self.augment(batch, epoch, iteration, self.split.batch_size)
             is_last = i + 1 == len(self.split.parts)
             share = len(part) / self.split.batch_size  # of the global batch
-            with nullcontext() if is_last or not isinstance(forward, DistributedDataParallel) else forward.no_sync():
+            with nullcontext() if is_last else forward.without_averaging():
                 with self.device_config.autocast():
                     logits = forward(images)
                 loss = recipe.training_loss(logits, targets, spec.recipe) * share
-                (loss * self.world.size).backward()  # DDP averages over processes; this makes it the sum
+                self.scaler.scale(loss * self.world.size).backward()  # DDP averages: the factor makes it the sum
             self.loss_sum += loss.detach()
             self.metrics.train_images += round(len(images) / self.split.share_of_process)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad()
         self.norm_groups.update_running_statistics()
         if self.ema is not None:
@@ -193,45 +178,50 @@ class Trainer:
             raise DivergedError(f"the loss is {mean} at epoch {self.epoch + 1}, iteration {first}")
         return mean
 
-    def _evaluate(self, stop: StopRequest, folder: Path | None) -> dict[str, float]:
+    def _evaluate(self, stop: StopRequest) -> dict[str, float]:
         """Evaluate the network and its moving average, if there is one, and return the results for the curve."""
-        evaluation = self._evaluate_one(self.model, stop, folder)
+        evaluation = self._evaluate_one(self.model, stop)
         self.metrics.evaluation, self.metrics.ema_evaluation = evaluation, None
         row = {"test_top1": evaluation.top1, "test_loss": evaluation.loss}
         if self.ema is not None:
             try:
-                self.metrics.ema_evaluation = average = self._evaluate_one(self.ema, stop, folder)
+                self.metrics.ema_evaluation = average = self._evaluate_one(self.ema, stop)
                 row["ema_top1"] = average.top1
             except DivergedError as error:  # the weights themselves have a result
                 self._log(f"no result of the moving average: {error}")
         return row
 
-    def _evaluate_one(self, model: nn.Module, stop: StopRequest, folder: Path | None) -> Evaluation:
+    def _evaluate_one(self, model: nn.Module, stop: StopRequest) -> Evaluation:
         with self._position_in_error():
             result = evaluate(model, self.test_batches, self.augment, self.device_config, self.spec.data.on_error, stop)
         if result is None:
-            self._stop(stop, folder)
+            self._stop(stop)
         return result
 
-    def _wrap_model(self) -> nn.Module:
+    def _wrap_model(self) -> ForwardPass:
         """Return the network as an iteration calls it: under torchrun as DDP, and compiled if `compile`."""
         self.norm_groups = use_norm_groups(self.model, self.split.num_norm_groups, self.split.shares_norm_groups)
-        forward: nn.Module = self.model
-        if self.world.size > 1:
-            forward = DistributedDataParallel(self.model, broadcast_buffers=False)
-        if self.spec.compile:
-            mode = "reduce-overhead" if self.device_config.device.type == "cuda" else "default"
-            forward = torch.compile(forward, mode=mode)  # type: ignore[assignment]
-        return forward
+        return ForwardPass(self.model, self.world.size, self.spec.compile, len(self.split.parts))
+
+    @contextmanager
+    def _checkpoints_in(self, folder: Path | None) -> Iterator[None]:
+        """Let `save` write to `folder` inside the context. At its end, the last checkpoint is on the disk."""
+        if folder is None:
+            yield
+            return
+        interval, on_cpu = 60 * self.spec.checkpoint_minutes, self.device_config.device.type == "cpu"
+        self.checkpoints = checkpoint.Writer(folder, run_name(self.spec), interval, on_cpu, self._log)
+        try:
+            yield
+        finally:
+            self.checkpoints.wait()
+            self.checkpoints = None
 
     def _save_is_due(self) -> bool:
         return self.spec.checkpoint_steps is not None and self._num_done() % self.spec.checkpoint_steps == 0
 
-    def _save_is_late(self) -> bool:
-        return time.monotonic() - self.saved_at >= 60 * self.spec.checkpoint_minutes
-
-    def _stop(self, stop: StopRequest, folder: Path | None) -> NoReturn:
-        self.save(folder)
+    def _stop(self, stop: StopRequest) -> NoReturn:
+        self.save()
         raise Stopped(f"stopped by {stop.reason or 'a signal to another process'} at {self._position()}")
 
     def _num_done(self) -> int:
@@ -250,25 +240,23 @@ class Trainer:
     def _log(self, message: str) -> None:
         logger.info(f"{self.title or ' '} {message}")
 
-    def save(self, folder: Path | None) -> None:
-        """Write a checkpoint. If that fails, the training continues and the previous checkpoint is kept."""
+    def save(self) -> None:
+        """Start to write a checkpoint; all processes must call this. If it cannot be written, the training continues
+        and the previous checkpoint is kept."""
         loss_sum = distributed.all_reduce_sum(self.loss_sum.clone())
-        if folder is not None and self.world.is_rank_zero:
+        if self.checkpoints is not None:
             # The keys "step" and "loss" are older than the names of the attributes: they keep old checkpoints readable.
             state = {
                 "epoch": self.epoch,
                 "step": self.iteration,
-                "loss": loss_sum.cpu(),
+                "loss": loss_sum,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
                 "ema": self.ema.module.state_dict() if self.ema is not None else None,
                 **self.metrics.state_dict(),
             }
-            try:
-                checkpoint.save(folder, run_name(self.spec), state)
-            except OSError as error:
-                self._log(f"no checkpoint at {self._position()}: {error.strerror}; previous checkpoint kept")
-        self.saved_at = time.monotonic()
+            self.checkpoints.save(state, self._position())
 
     def resume(self, folder: Path) -> None:
         """Continue from the newest intact checkpoint in `folder`, if there is one; all processes from the same.
@@ -285,6 +273,8 @@ class Trainer:
             self.epoch, self.iteration = state["epoch"], state["step"]
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            if state["scaler"]:  # empty if the precision was not fp16
+                self.scaler.load_state_dict(state["scaler"])
             if self.ema is not None:
                 self.ema.module.load_state_dict(state["ema"])
             earlier = Metrics.from_state_dict(state)

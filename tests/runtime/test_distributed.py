@@ -37,7 +37,7 @@ def train_first_epochs(spec: RunSpec, epochs: int, folder: Path) -> None:
 
     def interrupt_after(*args: Any) -> None:
         if trainer.epoch == epochs:
-            trainer.save(folder)
+            trainer.save()
             raise Interrupted
         train_iteration(*args)
 

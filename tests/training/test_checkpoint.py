@@ -10,9 +10,11 @@ import os
 import pickle
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from roadmap.config.choices import Device, Precision
 from roadmap.config.compose import compose
 from roadmap.config.schema import RunSpec, SpecError
 from roadmap.records.record import run_folder, run_name
+from roadmap.runtime import files
 from roadmap.training import checkpoint
 from roadmap.training.device import choose_device
 from roadmap.training.metrics import Metrics
@@ -39,10 +42,6 @@ class Malice:
         return os.system, ("touch executed",)
 
 
-def signed(content: bytes) -> bytes:
-    return checkpoint.MAGIC + hashlib.sha256(content).digest() + content
-
-
 def torch_bytes(value: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer)
@@ -54,24 +53,23 @@ DAMAGES: dict[str, Any] = {
     "empty": lambda raw: b"",
     "bit-flipped": lambda raw: raw[:1000] + bytes([raw[1000] ^ 1]) + raw[1001:],
     "foreign": lambda raw: b"GIF89a" + raw,
-    "torch's own": lambda raw: raw[len(checkpoint.MAGIC) + 32 :],
-    "malicious": lambda raw: signed(pickle.dumps(Malice())),
-    "another run's": lambda raw: signed(torch_bytes({"run": "gelu-000000000000-seed0", "state": {}})),
+    "malicious": lambda raw: pickle.dumps(Malice()),
+    "another run's": lambda raw: torch_bytes({"run": "gelu-000000000000-seed0", "state": {}}),
 }
 REASONS = {
-    "truncated": "damaged, its checksum differs",
-    "empty": "not a checkpoint of roadmap",
-    "bit-flipped": "damaged, its checksum differs",
-    "foreign": "not a checkpoint of roadmap",
-    "torch's own": "not a checkpoint of roadmap",
     "malicious": "contains more than tensors and plain values; not loaded",
     "another run's": "belongs to another run (gelu-000000000000-seed0)",
 }
+DAMAGED = "damaged, its checksum differs"
 
 
 def damage_files(folder: Path, damage: str, both: bool) -> None:
+    """Damage the newest checkpoint or both. Those with a reason in REASONS have the right checksum."""
     for name in (checkpoint.NAME, checkpoint.PREVIOUS)[: 1 + both]:
-        (folder / name).write_bytes(DAMAGES[damage]((folder / name).read_bytes()))
+        content = DAMAGES[damage]((folder / name).read_bytes())
+        (folder / name).write_bytes(content)
+        if damage in REASONS:
+            checkpoint.checksum_path(folder / name).write_text(hashlib.sha256(content).hexdigest())
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -86,7 +84,7 @@ def test_damaged_files_are_reported_and_the_previous_one_is_loaded(damage: str, 
     state = checkpoint.load(folder, RUN, messages.append)
     assert state is None if both else state is not None and state["epoch"] == 1
     assert len(messages) == 1 + both and (folder / checkpoint.BAD).exists()
-    assert messages[0].startswith("checkpoint not used:") and REASONS[damage] in messages[0]
+    assert messages[0].startswith("checkpoint not used:") and REASONS.get(damage, DAMAGED) in messages[0]
     assert not Path("executed").exists()
     FAULTS["corrupt files found"] += 1 + both
 
@@ -138,11 +136,12 @@ def new_trainer() -> Trainer:
 
 def test_a_checkpoint_of_another_version_is_refused(folder: Path) -> None:
     trainer = new_trainer()
-    trainer.save(folder)
+    with trainer._checkpoints_in(folder):
+        trainer.save()
     name = run_name(trainer.spec)
     state = checkpoint.read(folder / checkpoint.NAME, name)
     assert state.keys() == {
-        "epoch", "step", "loss", "model", "optimizer", "ema", "outcome", "evaluation", "ema_evaluation",
+        "epoch", "step", "loss", "model", "optimizer", "scaler", "ema", "outcome", "evaluation", "ema_evaluation",
     }  # fmt: skip
     state["outcome"]["unknown"] = 1
     checkpoint.save(folder, name, state)
@@ -157,14 +156,16 @@ def test_the_previous_checkpoint_is_kept_if_the_disk_is_full(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     trainer = new_trainer()
-    trainer.save(folder)
+    with trainer._checkpoints_in(folder):
+        trainer.save()
     before = (folder / checkpoint.NAME).read_bytes()
     monkeypatch.setattr(os, "fsync", full)
-    trainer.save(folder)
+    with trainer._checkpoints_in(folder):
+        trainer.save()
     message = "no checkpoint at epoch 1, iteration 0: No space left on device; previous checkpoint kept"
     assert message in capsys.readouterr().out
     assert (folder / checkpoint.NAME).read_bytes() == before
-    assert [path.name for path in folder.iterdir()] == [checkpoint.NAME]
+    assert sorted(path.name for path in folder.iterdir()) == [checkpoint.NAME, f"{checkpoint.NAME}.sha256"]
 
 
 @pytest.mark.parametrize("has_links", [True, False])
@@ -179,12 +180,99 @@ def test_the_last_two_checkpoints_are_kept_and_removed(
     folder = tmp_path / "missing" / "run"
     for number in range(3):
         checkpoint.save(folder, RUN, {"number": number})
-    assert sorted(path.name for path in folder.iterdir()) == sorted([checkpoint.NAME, checkpoint.PREVIOUS])
+    names = [name + ending for name in (checkpoint.NAME, checkpoint.PREVIOUS) for ending in ("", ".sha256")]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
     assert checkpoint.read(folder / checkpoint.NAME, RUN) == {"number": 2}
     assert checkpoint.read(folder / checkpoint.PREVIOUS, RUN) == {"number": 1}
     (folder / checkpoint.BAD).touch()
     checkpoint.remove(folder)
     assert not any(folder.iterdir())
+
+
+def test_a_checkpoint_is_a_file_of_torch_with_a_checksum_of_sha256sum(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, RUN, {"epoch": 1, "weights": torch.arange(1000)})
+    saved = torch.load(tmp_path / checkpoint.NAME, weights_only=True)
+    assert saved["run"] == RUN and torch.equal(saved["state"]["weights"], torch.arange(1000))
+    content = (tmp_path / checkpoint.NAME).read_bytes()
+    line = f"{hashlib.sha256(content).hexdigest()}  {checkpoint.NAME}\n"
+    assert (tmp_path / f"{checkpoint.NAME}.sha256").read_text() == line
+
+
+@pytest.mark.parametrize("moment", ["checksum written", "previous linked"])
+def test_a_kill_between_two_files_leaves_an_intact_checkpoint(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two files of a checkpoint cannot be replaced at once."""
+
+    class Killed(BaseException):
+        pass
+
+    checkpoint.save(tmp_path, RUN, {"number": 1})
+    written: list[str] = []
+
+    def write(path: Path, content: Any, **options: Any) -> None:
+        if moment == "previous linked" and path.name.endswith(".sha256"):
+            raise Killed
+        files.write_atomically(path, content, **options)
+        written.append(path.name)
+        if moment == "checksum written" and path.name.endswith(".sha256"):
+            raise Killed
+
+    monkeypatch.setattr(checkpoint, "write_atomically", write)
+    with pytest.raises(Killed):
+        checkpoint.save(tmp_path, RUN, {"number": 2})
+    assert written == ([f"{checkpoint.NAME}.sha256"] if moment == "checksum written" else [])
+    messages: list[str] = []
+    assert checkpoint.load(tmp_path, RUN, messages.append) == {"number": 1} and messages == []
+    monkeypatch.undo()
+    for number in (3, 4):
+        checkpoint.save(tmp_path, RUN, {"number": number})
+        assert checkpoint.load(tmp_path, RUN, messages.append) == {"number": number} and messages == []
+    assert checkpoint.read(tmp_path / checkpoint.PREVIOUS, RUN) == {"number": 3}
+
+
+def test_the_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file has the values at the time of `save`, although the training changes its tensors at once."""
+    may_write = threading.Event()
+    save = checkpoint.save
+
+    def save_later(*arguments: Any) -> None:
+        assert may_write.wait(60)
+        save(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save", save_later)
+    writer = checkpoint.Writer(tmp_path, RUN, 0.0, shares_processor=True, report=pytest.fail)
+    weights = torch.zeros(1000)
+    writer.save({"nested": [{"weights": weights}]}, "epoch 1, iteration 1")
+    weights += 1
+    assert not (tmp_path / checkpoint.NAME).exists()
+    may_write.set()
+    writer.wait()
+    state = checkpoint.read(tmp_path / checkpoint.NAME, RUN)
+    assert torch.equal(state["nested"][0]["weights"], torch.zeros(1000))
+
+
+def test_regular_checkpoints_take_at_most_one_percent_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    times = SimpleNamespace(monotonic=lambda: now, perf_counter=lambda: now, thread_time=lambda: now)
+    monkeypatch.setattr(checkpoint, "time", times)
+
+    def copy(state: Any) -> Any:
+        nonlocal now
+        now += 2.0
+        return state
+
+    monkeypatch.setattr(checkpoint, "_to_cpu", copy)
+    writer = checkpoint.Writer(tmp_path, RUN, 60.0, shares_processor=False, report=pytest.fail)
+    for interval in (60.0, 200.0):  # that of the user, then 100 times the two seconds
+        now += interval - 1
+        assert not writer.is_due
+        now += 1
+        assert writer.is_due
+        writer.save({}, "epoch 1, iteration 1")
+        writer.wait()
 
 
 def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_messages_begin_with_the_title(title: str, start: str, capsys: pytest.Ca
 def test_checkpoints_are_saved_after_a_number_of_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[tuple[int, int]] = []
 
-    def save(trainer: Trainer, _: Path | None) -> None:
+    def save(trainer: Trainer) -> None:
         saved.append((trainer.epoch, trainer.iteration))
 
     monkeypatch.setattr(Trainer, "save", save)
