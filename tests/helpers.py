@@ -146,8 +146,8 @@ def set_rank(rank: int, port: int, size: int = 2) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
-def run_processes(target: Callable[..., None], *arguments: Any, size: int = 2) -> None:
-    """Run `target(rank, port, *arguments)` in `size` processes, and assert that all succeed."""
+def run_processes(target: Callable[..., None], *arguments: Any, size: int = 2, exit_code: int = 0) -> None:
+    """Run `target(rank, port, *arguments)` in `size` processes, and assert that all end with `exit_code`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -156,4 +156,4 @@ def run_processes(target: Callable[..., None], *arguments: Any, size: int = 2) -
         process.start()
     for process in processes:
         process.join(60)
-    assert [process.exitcode for process in processes] == [0] * size
+    assert [process.exitcode for process in processes] == [exit_code] * size

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import datetime
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -20,17 +21,22 @@ from torch import Tensor
 
 from roadmap.config.choices import Device
 from roadmap.config.validation import require
+from roadmap.runtime.exit_codes import EXIT_RUN_FAILED
 from roadmap.runtime.world import World, current_world
 
 TIMEOUT = datetime.timedelta(minutes=30)  # for the slowest process to load its data
+POLL_SECONDS = 1.0  # between two looks for a failure of another process
+GRACE_SECONDS = 10.0  # for a process to end by itself after a failure of another one
 
 
 @contextmanager
-def process_group(name: str, device: Device) -> Iterator[World]:
+def process_group(name: str, device: Device, on_failure: Callable[[str], None] = lambda _: None) -> Iterator[World]:
     """Initialize a group of all processes of `current_world()`, yield that world, and destroy the group at the end.
 
     `name` separates the group from other groups of the same torchrun: all processes of one attempt at a run pass the
-    same name, and no other attempt uses it. Raises SpecError if there are more processes than GPUs on this machine.
+    same name, and no other attempt uses it. If a process publishes a failure and this one does not leave the context
+    soon, as with NCCL, whose operations wait for the failed process, then `on_failure` is called with the reason in a
+    thread, and this process exits. Raises SpecError if there are more processes than GPUs on this machine.
     """
     world = current_world()
     if world.size == 1:
@@ -49,22 +55,58 @@ def process_group(name: str, device: Device) -> Iterator[World]:
         world_size=world.size,
         timeout=TIMEOUT,
     )
+    has_ended = threading.Event()
+    watch = threading.Thread(target=_exit_after_failure, args=(name, _store(world).clone(), has_ended, on_failure))
+    watch.start()
     try:
         yield world
     finally:
         dist.destroy_process_group()
+        has_ended.set()
+        watch.join()
 
 
-def broadcast_before_group(key: str, value: str) -> str:
-    """Return rank zero's `value` in every process. Uses torchrun's store and needs no process group; each `key` can be
-    used once."""
+def _exit_after_failure(
+    name: str, store: dist.Store, has_ended: threading.Event, on_failure: Callable[[str], None]
+) -> None:
+    """Wait until `has_ended`, or for a published failure, after which this process may take GRACE_SECONDS to end."""
+    while not has_ended.wait(POLL_SECONDS):
+        try:
+            reason = store.get(_failure_key(name)).decode() if store.check([_failure_key(name)]) else None
+        except RuntimeError:  # the process that serves the store has ended
+            return
+        if reason is not None:
+            if not has_ended.wait(GRACE_SECONDS):
+                on_failure(reason)
+                os._exit(EXIT_RUN_FAILED)
+            return
+
+
+def broadcast_before_group(key: str, value: str, name: str | None = None) -> str:
+    """Return rank zero's `value` in every process, however long that takes. Each `key` can be used once.
+
+    Uses torchrun's store and needs no process group. Raises RuntimeError if a process has published a failure of the
+    group `name` meanwhile.
+    """
     world = current_world()
     if world.size == 1:
         return value
     store = _store(world)
     if world.is_rank_zero:
         store.set(key, value)
+        return value
+    while not store.check([key]):
+        if name is not None and store.check([_failure_key(name)]):
+            raise RuntimeError(store.get(_failure_key(name)).decode())
+        time.sleep(0.05)
     return store.get(key).decode()
+
+
+def connect() -> None:
+    """Connect to the store in which processes find each other; before a long wait of rank zero, which may serve it."""
+    world = current_world()
+    if world.size > 1:
+        _store(world)
 
 
 @cache
@@ -78,16 +120,16 @@ def _store(world: World) -> dist.Store:
 
 
 def publish_failure(name: str, reason: str) -> None:
-    """Tell rank zero why this process fails; `name` is that of the process group."""
+    """Tell the other processes why this one fails, unless another one has failed before; `name` is that of the group."""
     world = current_world()
     if world.size > 1:
-        _store(world).set(_failure_key(name), f"process {world.rank}: {reason}")
+        _store(world).compare_set(_failure_key(name), "", f"process {world.rank}: {reason}")
 
 
 def published_failure(name: str) -> str | None:
-    """Return the reason that another process of the group published, or None if there is none after 3 seconds.
+    """Return the reason of the first process of the group that published a failure; None if there is none after 3 s.
 
-    Rank zero calls this after a failed collective operation, which only shows that another process has ended.
+    A process calls this after a failed collective operation, which only shows that another process has ended.
     """
     world = current_world()
     for _ in range(30 if world.size > 1 else 0):

@@ -31,7 +31,7 @@ from roadmap.runtime.files import describe_os_error
 from roadmap.runtime.logs import configure_logging, logger
 from roadmap.runtime.signals import Stopped, raise_on_signal
 from roadmap.runtime.streams import prepare_streams
-from roadmap.runtime.world import is_rank_zero
+from roadmap.runtime.world import is_distributed, is_rank_zero, name_of_group
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.processes import process_context, unblock_signals, visible_devices
 
@@ -71,6 +71,11 @@ class RunProcess:
         code = self.process.exitcode or 0
         if code == EXIT_LOCKED:
             return None
+        if is_distributed() and code not in (EXIT_COMPLETED, EXIT_RUN_FAILED, EXIT_STOPPED):
+            from roadmap.runtime.distributed import publish_failure
+
+            # The other processes of the run may wait for this one in an operation of NCCL.
+            publish_failure(name_of_group(self.folder.name, str(self.number)), _how_it_ended(code).removeprefix("was "))
         if not is_rank_zero():
             return {"status": COMPLETED if code == EXIT_COMPLETED else FAILED}
         record = read_record(self.folder)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
+import threading
 import time
 import traceback
 from contextlib import ExitStack, suppress
@@ -41,7 +43,7 @@ from roadmap.runtime import distributed, lock
 from roadmap.runtime.files import write_atomically
 from roadmap.runtime.logs import also_log_to, logger, write_line
 from roadmap.runtime.signals import Stopped
-from roadmap.runtime.world import current_world, is_rank_zero
+from roadmap.runtime.world import current_world, is_rank_zero, name_of_group
 from roadmap.training import checkpoint
 from roadmap.training.device import choose_device
 from roadmap.training.evaluation import DivergedError
@@ -66,38 +68,45 @@ def run(spec: RunSpec, command: str = "", title: str = "", wait: bool = False, g
     record is written, and the checkpoint is kept.
     """
     folder = run_folder(spec)
-    group_name = f"{folder.name} {group}"
-    answer: dict[str, Any] | lock.LockedError | None = None  # not None: there is nothing to train here
-    with distributed.process_group(group_name, spec.device) as world, ExitStack() as stack:
-        if not world.is_rank_zero:
-            answer = distributed.broadcast(None)
-            if answer is not None:
-                return _return_or_raise(answer)
-            return _train_and_record(spec, command, title, group_name, stack)
-        try:
-            stack.enter_context(lock.hold(folder, wait))
-            answer = None if spec.force else finished_record(spec)
-        except lock.LockedError as error:
-            answer = error
-        distributed.broadcast(answer)
+    group_name = name_of_group(folder.name, group)
+    has_result = threading.Event()
+
+    def record_failure(reason: str) -> None:
+        """Write the record while this process waits for one that has failed."""
+        logger.info(f"{title or ' '} {reason}")
+        if is_rank_zero() and not has_result.is_set():
+            keep_previous_record(folder)
+            write_record(folder, new_record(spec, command) | {"error": reason, "top1": None, "curve": []})
+
+    distributed.connect()
+    with ExitStack() as stack:
+        answer: dict[str, Any] | None = None  # not None: there is nothing to train here
+        if is_rank_zero():
+            try:
+                stack.enter_context(lock.hold(folder, wait))
+                answer = None if spec.force else finished_record(spec)
+            except lock.LockedError as error:
+                answer = {"locked": str(error)}
+        answer = json.loads(distributed.broadcast_before_group(f"start {group_name}", json.dumps(answer), group_name))
         if answer is not None:
-            return _return_or_raise(answer)
-        remove_leftovers(folder)
+            if "locked" in answer:
+                raise lock.LockedError(answer["locked"])
+            return answer
         try:
-            return _train_and_record(spec, command, title, group_name, stack)
+            if is_rank_zero():
+                remove_leftovers(folder)
+            with distributed.process_group(group_name, spec.device, record_failure):
+                return _train_and_record(spec, command, title, group_name, has_result, stack)
         except BaseException:
-            lock.remove_empty(folder)
+            if is_rank_zero():
+                lock.remove_empty(folder)
             raise
 
 
-def _return_or_raise(answer: dict[str, Any] | lock.LockedError) -> dict[str, Any]:
-    if isinstance(answer, lock.LockedError):
-        raise answer
-    return answer
-
-
-def _train_and_record(spec: RunSpec, command: str, title: str, group_name: str, stack: ExitStack) -> dict[str, Any]:
-    """Train and write the record; `stack` closes the log."""
+def _train_and_record(
+    spec: RunSpec, command: str, title: str, group_name: str, has_result: threading.Event, stack: ExitStack
+) -> dict[str, Any]:
+    """Train and write the record; set `has_result` when that is certain; `stack` closes the log."""
     record = new_record(spec, command) | {"num_classes": spec.network.num_classes, "num_train": None}
     record["started_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     metrics, folder = Metrics(), run_folder(spec)
@@ -139,10 +148,10 @@ def _train_and_record(spec: RunSpec, command: str, title: str, group_name: str, 
         write_line(log, record["traceback"])
         if is_rank_zero():
             record["error"] = distributed.published_failure(group_name) or reason
-        else:
-            distributed.publish_failure(group_name, reason)
+        distributed.publish_failure(group_name, reason)
         metrics.evaluation = metrics.ema_evaluation = None
     record |= metrics.record_fields() | {"wall_seconds": metrics.wall_seconds}
+    has_result.set()
     if is_rank_zero():
         keep_previous_record(folder)  # for a repeated run that failed before its start
         results: dict[str, np.ndarray | dict[str, Any]] = {}

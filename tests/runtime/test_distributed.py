@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import threading
+import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -13,15 +16,24 @@ import torch
 from roadmap.config.choices import Device, Optimizer, Precision
 from roadmap.config.compose import compose
 from roadmap.config.schema import RunSpec, SpecError
-from roadmap.records.record import run_folder
-from roadmap.runtime import distributed
-from roadmap.runtime.world import SINGLE_PROCESS, World, current_world
+from roadmap.records.record import read_record, run_folder
+from roadmap.runtime import distributed, lock
+from roadmap.runtime.exit_codes import EXIT_RUN_FAILED
+from roadmap.runtime.world import SINGLE_PROCESS, World, current_world, name_of_group
 from roadmap.training.device import choose_device
 from roadmap.training.metrics import Metrics
 from roadmap.training.run import run
 from roadmap.training.trainer import Trainer
 from tests.conftest import TINY, CommandLine
-from tests.helpers import THREE_STEPS, assert_same_results, read_records, run_processes, set_rank, torchrun
+from tests.helpers import (
+    THREE_STEPS,
+    assert_same_results,
+    call_main,
+    read_records,
+    run_processes,
+    set_rank,
+    torchrun,
+)
 
 LOADED = (*TINY, "budget.epochs=2", "budget.regularization=1", "network.drop_path=0.3", "precision=fp32")
 
@@ -146,6 +158,105 @@ def check_collectives(rank: int, port: int) -> None:
 
 def test_collectives_of_two_processes() -> None:
     run_processes(check_collectives)
+
+
+def check_first_failure(rank: int, port: int) -> None:
+    """Run as one of two processes: process 0 fails first."""
+    set_rank(rank, port)
+    with distributed.process_group("another run", Device.cpu):
+        if rank == 0:
+            distributed.publish_failure("run", "out of memory")
+        distributed.all_gather(None)
+        if rank == 1:
+            distributed.publish_failure("run", "Connection closed by peer")
+        distributed.all_gather(None)
+        assert distributed.published_failure("run") == "process 0: out of memory"
+
+
+def test_the_first_failure_is_published() -> None:
+    run_processes(check_first_failure)
+
+
+def hang_after_failure(rank: int, port: int, spec: RunSpec) -> None:
+    """Run as one of two processes: process 1 fails, but its connections stay open, as with NCCL."""
+    set_rank(rank, port)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(distributed, "GRACE_SECONDS", 1.0)
+        if rank == 1:
+
+            def fail(*_: Any) -> None:
+                distributed.publish_failure(name_of_group(run_folder(spec).name, ""), "CUDA out of memory")
+                time.sleep(100)
+
+            monkeypatch.setattr(Trainer, "train_iteration", fail)
+        run(spec)
+
+
+def test_a_process_that_waits_for_a_failed_one_ends_with_the_reason_in_the_record(tmp_path: Path) -> None:
+    spec = compose("+step=baseline", *LOADED, f"out={tmp_path}")
+    started = time.monotonic()
+    run_processes(hang_after_failure, spec, exit_code=EXIT_RUN_FAILED)
+    record = read_record(run_folder(spec))
+    assert record is not None and record["status"] == "failed" and record["error"] == "process 1: CUDA out of memory"
+    assert time.monotonic() - started < 60  # not the 30 minutes of the group, nor the 100 s of process 1
+
+
+def wait_for_lock(rank: int, port: int, spec: RunSpec) -> None:
+    """Run as one of two processes, whose group allows two seconds for an operation."""
+    set_rank(rank, port)
+    distributed.connect()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(distributed, "TIMEOUT", datetime.timedelta(seconds=2))
+        run(spec, wait=True)
+
+
+def test_waiting_for_a_lock_is_not_limited_by_the_time_out_of_the_group(tmp_path: Path) -> None:
+    spec = compose("+step=baseline", *LOADED, f"out={tmp_path}")
+    folder = run_folder(spec)
+
+    def hold_lock() -> None:
+        with lock.hold(folder):
+            time.sleep(20)
+
+    holder = threading.Thread(target=hold_lock)
+    holder.start()
+    run_processes(wait_for_lock, spec)
+    holder.join()
+    record = read_record(folder)
+    assert record is not None and record["status"] == "completed", record
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        (
+            {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
+            "WORLD_SIZE=2: there are several processes, but RANK, LOCAL_RANK are missing; start them with torchrun, or"
+            " unset WORLD_SIZE",
+        ),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
+            "WORLD_SIZE=2: there are several processes, but LOCAL_RANK is missing; start them with torchrun, or unset"
+            " WORLD_SIZE",
+        ),
+        (
+            {"WORLD_SIZE": "2", "RANK": "-1", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
+            "RANK=-1: not a number; start the processes with torchrun",
+        ),
+        (
+            {"WORLD_SIZE": "2", "RANK": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
+            "RANK=2: must be less than WORLD_SIZE=2; start the processes with torchrun",
+        ),
+    ],
+    ids=["no ranks", "no local rank", "negative", "too large"],
+)
+def test_incomplete_variables_of_torchrun_exit_with_one_line(
+    environment: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    result = call_main("+step=gelu", *TINY)
+    assert (result.code, result.err) == (2, f"error: {message}\n") and result.out == ""
 
 
 def test_one_process_needs_no_group() -> None:
