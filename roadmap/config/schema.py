@@ -214,7 +214,8 @@ class RunSpec:
     deterministic: bool = False  # only algorithms that are reproducible to the bit (slower on a GPU)
     fast_kernels: bool = True  # our CPU kernels for the shapes where they are faster than PyTorch's; round differently
     compile: bool = False  # torch.compile, with CUDA graphs on CUDA; a network's first iteration takes about a minute
-    accumulate: int = 1  # parts that a batch is split into, one after the other: less memory, same iteration
+    # Parts that a batch is split into, one after the other: less memory, same iteration. None: as few as fit the memory
+    accumulate: int | None = None
     parallel: int | None = None  # runs of a sweep at once on this machine; None: see sweep.placement
     failures: Failures = Failures.go_on
     checkpoint_minutes: float = 2.0  # minutes between two checkpoints of a run; a signal also writes one

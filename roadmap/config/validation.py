@@ -120,7 +120,7 @@ def validate(spec: RunSpec) -> None:
         require(value is None or value >= 1, name, value, "must be positive, or null")
     check_positive(spec.checkpoint_minutes, "checkpoint_minutes", zero=True)
     batch_size = spec.budget.batch_size or spec.recipe.batch_size
-    splits = 1 <= spec.accumulate <= batch_size
+    splits = spec.accumulate is None or 1 <= spec.accumulate <= batch_size
     require(splits, "accumulate", spec.accumulate, f"must be from 1 to the batch size ({batch_size})")
     _validate_files(spec)
 

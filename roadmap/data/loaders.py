@@ -32,8 +32,10 @@ from roadmap.data.images import (
 )
 from roadmap.data.sampling import BatchSplit, EpochSampler
 from roadmap.data.transforms import pil_mode, test_transform, train_transform
-from roadmap.runtime.system import num_cores
 from roadmap.runtime.world import SINGLE_PROCESS, World
+
+# Loader processes of an evaluation. They end with it: those of the training wait meanwhile and keep their memory.
+EVAL_WORKERS = 4
 
 
 def train_loader(images: Dataset[Any], run: RunSpec, split: BatchSplit, workers: int, device: torch.device) -> Loader:
@@ -159,8 +161,7 @@ def eval_loader(
         return DataLoader(TestImageStream(images, run.data, transform), batch_size=batch_size, collate_fn=collate)
     source = TestImages(images, run.data, transform)
     sampler = range(world.rank, len(source), world.size)
-    options = _common_options(workers, device)
-    return DataLoader(source, batch_size, sampler=sampler, persistent_workers=workers > 0, **options)
+    return DataLoader(source, batch_size, sampler=sampler, **_common_options(min(workers, EVAL_WORKERS), device))
 
 
 def _common_options(workers: int, device: torch.device) -> dict[str, Any]:
@@ -200,15 +201,14 @@ def _limit_workers(images: IterableDataset[Any], workers: int) -> int:
     return workers
 
 
-def num_workers(data: DataSpec, device: str, world: World = SINGLE_PROCESS) -> int:
-    """Return the number of loader processes: `data.workers`, or a number chosen from the cores.
+def num_workers(data: DataSpec, device: str, cores: int) -> int:
+    """Return the number of loader processes: `data.workers`, or a number chosen from the `cores` of this process.
 
     On the CPU, which also trains, large images get half of the cores and small ones none; on an accelerator all cores
-    but one, at most 12. The processes that torchrun started share the cores.
+    but one, at most 12.
     """
     if data.workers is not None:
         return data.workers
-    cores = max(1, num_cores() // world.size)
     if device == "cpu":
         return 0 if data.small_images else max(1, cores // 2)
     return min(12, max(1, cores - 1))

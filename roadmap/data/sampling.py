@@ -87,9 +87,9 @@ class BatchSplit:
         return list(zip(groups.tolist(), counts.tolist(), strict=True))
 
     @classmethod
-    def of(cls, run: RunSpec, batch_size: int, world: World = SINGLE_PROCESS) -> BatchSplit:
+    def of(cls, run: RunSpec, batch_size: int, world: World = SINGLE_PROCESS, accumulate: int = 1) -> BatchSplit:
         """Return the split of `run`, whose batches have `batch_size` images. Raises SpecError, see the class."""
-        return cls(batch_size, world, run.accumulate, run.recipe.norm_batch_size, run.network.has_batch_norm)
+        return cls(batch_size, world, accumulate, run.recipe.norm_batch_size, run.network.has_batch_norm)
 
     def addresses(self, num_images: int, seed: int, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this process's (image indices, positions), int64 (N,), for every part of every iteration from `start`.

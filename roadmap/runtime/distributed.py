@@ -120,7 +120,7 @@ def _store(world: World) -> dist.Store:
 
 
 def publish_failure(name: str, reason: str) -> None:
-    """Tell the other processes why this one fails, unless another one has failed before; `name` is that of the group."""
+    """Tell the other processes of the group `name` why this one fails, unless another one has failed before."""
     world = current_world()
     if world.size > 1:
         _store(world).compare_set(_failure_key(name), "", f"process {world.rank}: {reason}")

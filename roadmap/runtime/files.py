@@ -15,8 +15,9 @@ def write_atomically(
 ) -> None:
     """Write `content` to `path` so that a reader sees either the old file or the complete new one.
 
-    `content` may be a function that writes it to an open file. The content is on the disk (fsync) before the file gets its name; `before_replacing` is called between the two.
-    Raises OSError, which names `path`; then the old file is kept.
+    `content` may be a function that writes it to an open file. The content is on the disk (fsync) before the file gets
+    its name; `before_replacing` is called between the two. Raises OSError, which names `path`; then the old file is
+    kept.
     """
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -48,6 +49,19 @@ def git_state() -> dict[str, Any]:
     code = (str(PACKAGE), str(CONF), "hydra_plugins", "run_roadmap.py")  # not the reports that runs write
     status = git("status", "--porcelain", "--untracked-files=all", "--", *code)
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """The part of this machine that a run may use, beside other runs."""
+
+    cores: int  # for the computation on a CPU, and for loader processes
+    device_share: float = 1.0  # of the memory of its device
+
+
+def whole_machine() -> Resources:
+    """Return the resources of a run that trains alone."""
+    return Resources(num_cores())
 
 
 def num_cores() -> int:

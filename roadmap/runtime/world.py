@@ -15,6 +15,7 @@ class World:
     rank: int = 0
     size: int = 1  # number of processes
     local_rank: int = 0  # rank on this machine: the index of this process's GPU
+    local_size: int = 1  # number of processes on this machine
 
     @property
     def is_rank_zero(self) -> bool:
@@ -36,14 +37,17 @@ def current_world() -> World:
         return SINGLE_PROCESS
     if missing := [name for name in VARIABLES if not os.environ.get(name)]:
         reason = f"there are several processes, but {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
-        raise SpecError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: {reason}; start them with torchrun, or unset WORLD_SIZE")
+        raise SpecError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: {reason}; start them with torchrun, or unset WORLD_SIZE"
+        )
     for name in NUMBERS:
         if not os.environ[name].isdecimal():
             raise SpecError(f"{name}={os.environ[name]}: not a number; start the processes with torchrun")
     rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if rank >= size:
         raise SpecError(f"RANK={rank}: must be less than WORLD_SIZE={size}; start the processes with torchrun")
-    return World(rank, size, local_rank)
+    local_size = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return World(rank, size, local_rank, int(local_size) if local_size.isdecimal() else size)
 
 
 def is_rank_zero() -> bool:

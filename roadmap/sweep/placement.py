@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 from roadmap.config.choices import Device
 from roadmap.runtime import system
+from roadmap.runtime.system import Resources
 from roadmap.runtime.world import is_distributed
 from roadmap.sweep.planned_run import PlannedRun
 
@@ -22,6 +24,12 @@ class Placement(NamedTuple):
     num_parallel: int  # runs at once
     num_threads: int | None  # CPU threads of each run; None: PyTorch's own default
     num_gpus: int  # the runs are distributed over these GPUs; 0: none is used
+
+    @property
+    def resources(self) -> Resources:
+        """The part of the machine for each run: the cores, and the memory of the device, are divided evenly."""
+        runs_per_device = math.ceil(self.num_parallel / max(1, self.num_gpus))
+        return Resources(max(1, system.num_cores() // self.num_parallel), 1 / runs_per_device)
 
     def __str__(self) -> str:
         threads = f", {self.num_threads} CPU threads each" if self.num_threads else ""

@@ -31,6 +31,7 @@ from roadmap.runtime.files import describe_os_error
 from roadmap.runtime.logs import configure_logging, logger
 from roadmap.runtime.signals import Stopped, raise_on_signal
 from roadmap.runtime.streams import prepare_streams
+from roadmap.runtime.system import Resources
 from roadmap.runtime.world import is_distributed, is_rank_zero, name_of_group
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.processes import process_context, unblock_signals, visible_devices
@@ -40,15 +41,23 @@ class RunProcess:
     """A run that trains in a process of its own and writes its output to log.txt in the run's folder."""
 
     def __init__(
-        self, run: PlannedRun, title: str, threads: int | None = None, gpu: int | None = None, number: int = 0
+        self,
+        run: PlannedRun,
+        title: str,
+        threads: int | None = None,
+        gpu: int | None = None,
+        number: int = 0,
+        resources: Resources | None = None,
     ) -> None:
         """Start the process. `number` counts the processes that a study started: under torchrun the processes that
-        train one run together have the same number."""
+        train one run together have the same number. `resources` are the whole machine by default."""
         self.run, self.title, self.gpu, self.number = run, title, gpu, number
         self.folder = run_folder(run.spec)
         self.written_before = self._record_mtime()
         self.process = process_context().Process(
-            target=_run_in_child, args=(run, title, threads, visible_devices(gpu), number), name=self.folder.name
+            target=_run_in_child,
+            args=(run, title, threads, visible_devices(gpu), number, resources),
+            name=self.folder.name,
         )
         self.process.start()
 
@@ -117,7 +126,9 @@ def _how_it_ended(code: int) -> str:
     return f"exited with code {code}; its log.txt may show the reason"
 
 
-def _run_in_child(run: PlannedRun, title: str, threads: int | None, gpus: str | None, number: int) -> None:
+def _run_in_child(
+    run: PlannedRun, title: str, threads: int | None, gpus: str | None, number: int, resources: Resources | None
+) -> None:
     """Train `run` in this new process and exit with one of the codes of `roadmap.runtime.exit_codes`."""
     try:
         raise_on_signal()  # for signals before and after the training
@@ -133,7 +144,7 @@ def _run_in_child(run: PlannedRun, title: str, threads: int | None, gpus: str | 
 
         if threads is not None:
             torch.set_num_threads(threads)
-        record = train_run(run.spec, run.command, title, group=str(number))
+        record = train_run(run.spec, run.command, title, group=str(number), resources=resources)
         sys.exit(EXIT_COMPLETED if record["status"] == COMPLETED else EXIT_RUN_FAILED)
     except SpecError as error:  # found only now, as a batch size larger than the dataset: the sweep continues
         record_failure(run, str(error))

@@ -49,7 +49,10 @@ def run_locally(runs: Sequence[PlannedRun]) -> dict[Path, str]:
                         continue
                     used = [process.gpu for process in running]
                     gpu = min(range(placement.num_gpus), key=used.count) if placement.num_gpus else None
-                    running[RunProcess(run, title, placement.num_threads, gpu, next(process_numbers))] = number
+                    process = RunProcess(
+                        run, title, placement.num_threads, gpu, next(process_numbers), placement.resources
+                    )
+                    running[process] = number
                     logger.info(title)
                 ended = wait([process.sentinel for process in running], timeout=POLL_SECONDS)
                 for process in [process for process in running if process.sentinel in ended and not stop]:

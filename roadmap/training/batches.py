@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
+from torch.utils.data import IterableDataset
 
 from roadmap.config.schedule import Schedule, make_schedule
 from roadmap.config.schema import RunSpec
@@ -14,7 +14,10 @@ from roadmap.data.download import download_if_absent
 from roadmap.data.loaders import Loader, eval_loader, num_workers, train_loader
 from roadmap.data.sampling import BatchSplit
 from roadmap.runtime import distributed
+from roadmap.runtime.system import Resources
 from roadmap.runtime.world import World
+from roadmap.training.device import DeviceConfig
+from roadmap.training.memory import choose_accumulate
 
 
 class Batches(NamedTuple):
@@ -26,16 +29,28 @@ class Batches(NamedTuple):
     test: Any  # an iterable of batches that can be repeated
 
 
-def load_batches(spec: RunSpec, device: torch.device, world: World, log: Callable[[str], None]) -> Batches:
+def load_batches(
+    spec: RunSpec, device_config: DeviceConfig, world: World, resources: Resources, log: Callable[[str], None]
+) -> Batches:
     """Load the dataset, downloaded by rank zero if necessary. Raises SpecError if it does not fit the spec."""
+    device = device_config.device
     if world.is_rank_zero:
         download_if_absent(spec.data)
     distributed.all_gather(None)  # the other processes wait for the download
     splits = datasets.load(spec.data, spec.budget)
     num_train = len(splits.train)  # type: ignore[arg-type]
     schedule = make_schedule(spec.recipe, spec.budget, num_train)
-    workers = num_workers(spec.data, device.type, world)
-    split = BatchSplit.of(spec, schedule.batch_size, world)
+    workers = num_workers(spec.data, device.type, max(1, resources.cores // world.local_size))
+    accumulate = 1
+    if not isinstance(splits.train, IterableDataset):
+        memory = device_config.memory_bytes() * resources.device_share
+        chosen = choose_accumulate(spec, schedule.batch_size, world, memory, device_config.precision)
+        accumulate = int(*distributed.all_reduce_max(chosen))  # devices may differ
+    elif spec.accumulate is not None:
+        accumulate = spec.accumulate
+    split = BatchSplit.of(spec, schedule.batch_size, world, accumulate)
+    if accumulate > 1 and spec.accumulate is None:
+        log(f"accumulate={accumulate}: batches of {schedule.batch_size:,} images in parts that fit the memory")
     train = train_loader(splits.train, spec, split, workers, device)
     sizes = {"train_images": num_train, "test_images": len(splits.test), "batch_size": schedule.batch_size}  # type: ignore[arg-type]
     if fewer := [f"{name}={size}" for name, size in sizes.items() if size < (getattr(spec.budget, name) or 0)]:

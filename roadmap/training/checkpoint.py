@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 
@@ -43,7 +43,7 @@ def save(folder: Path, run: str, state: dict[str, Any]) -> None:
     path, digest = folder / NAME, hashlib.sha256()
 
     def write(file: BinaryIO) -> None:
-        torch.save({"run": run, "state": state}, _HashedFile(file, digest))
+        torch.save({"run": run, "state": state}, cast("BinaryIO", _HashedFile(file, digest)))
 
     def keep_previous() -> None:
         if path.exists():

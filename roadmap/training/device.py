@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import resource
@@ -14,8 +15,7 @@ import torch
 from roadmap.config.choices import Device, Precision
 from roadmap.config.schema import SpecError
 from roadmap.models import cpu_kernels
-from roadmap.runtime.system import cpu_name
-
+from roadmap.runtime.system import cpu_name, memory_bytes
 
 AUTOCAST_DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
@@ -57,6 +57,14 @@ class DeviceConfig:
             return torch.mps.driver_allocated_memory() / 2**20
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+    def memory_bytes(self) -> float:
+        """Return the memory of the device in bytes; on a CPU, that of the machine or of the control group."""
+        if self.device.type == "cuda":
+            return float(torch.cuda.get_device_properties(self.device).total_memory)
+        if self.device.type == "mps":
+            return float(torch.mps.recommended_max_memory())
+        return min((size for size in memory_bytes() if size is not None), default=math.inf)
 
     def name(self) -> str:
         """Return the model name of the GPU or processor."""

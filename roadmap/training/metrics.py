@@ -32,6 +32,7 @@ class Metrics:
     precision: str = ""
     threads: int = 0
     processes: int = 1
+    accumulate: int = 1
     peak_memory_mib: float = 0.0
     unreadable: list[str] = field(default_factory=list)  # training images that were skipped: path and reason
     earlier_seconds: float = 0.0  # wall time of this run before it was resumed
@@ -49,8 +50,9 @@ class Metrics:
         return self.train_images / self.train_seconds if self.train_seconds > 0 else None
 
     def hardware(self) -> str:
-        """Describe the device, precision and number of processes and threads."""
-        return f"{self.processes} processes with {self.threads} threads each, {self.device}, {self.precision}"
+        """Describe the device, precision, number of processes and threads, and parts of a batch."""
+        processes = f"{self.processes} processes with {self.threads} threads each"
+        return f"{processes}, {self.device}, {self.precision}, accumulate={self.accumulate}"
 
     def record_fields(self) -> dict[str, Any]:
         """Return the fields of the record that are known after the run."""
@@ -71,6 +73,7 @@ class Metrics:
                 "precision": self.precision,
                 "threads": self.threads,
                 "processes": self.processes,
+                "accumulate": self.accumulate,
             },
             "unreadable": {"train": self.unreadable, "test": evaluation.unreadable if evaluation else []},
         }

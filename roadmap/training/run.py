@@ -43,6 +43,7 @@ from roadmap.runtime import distributed, lock
 from roadmap.runtime.files import write_atomically
 from roadmap.runtime.logs import also_log_to, logger, write_line
 from roadmap.runtime.signals import Stopped
+from roadmap.runtime.system import Resources
 from roadmap.runtime.world import current_world, is_rank_zero, name_of_group
 from roadmap.training import checkpoint
 from roadmap.training.device import choose_device
@@ -53,9 +54,17 @@ from roadmap.training.trainer import Trainer
 MAX_CLASSES = 1000  # a record of more classes does not contain their names
 
 
-def run(spec: RunSpec, command: str = "", title: str = "", wait: bool = False, group: str = "") -> dict[str, Any]:
+def run(
+    spec: RunSpec,
+    command: str = "",
+    title: str = "",
+    wait: bool = False,
+    group: str = "",
+    resources: Resources | None = None,
+) -> dict[str, Any]:
     """Train `spec`, write its record and return it; `title` is the start of each message. Without a title the messages
     also go to log.txt in the run's folder; with a title the caller has sent all output of this process there.
+    `resources` are those of the whole machine by default.
 
     Resumes from the run's checkpoint if there is one. If another process has finished the same run in the meantime, its
     record is returned. A run that fails or diverges does not raise: its record contains the reason.
@@ -96,7 +105,7 @@ def run(spec: RunSpec, command: str = "", title: str = "", wait: bool = False, g
             if is_rank_zero():
                 remove_leftovers(folder)
             with distributed.process_group(group_name, spec.device, record_failure):
-                return _train_and_record(spec, command, title, group_name, has_result, stack)
+                return _train_and_record(spec, command, title, group_name, has_result, stack, resources)
         except BaseException:
             if is_rank_zero():
                 lock.remove_empty(folder)
@@ -104,7 +113,13 @@ def run(spec: RunSpec, command: str = "", title: str = "", wait: bool = False, g
 
 
 def _train_and_record(
-    spec: RunSpec, command: str, title: str, group_name: str, has_result: threading.Event, stack: ExitStack
+    spec: RunSpec,
+    command: str,
+    title: str,
+    group_name: str,
+    has_result: threading.Event,
+    stack: ExitStack,
+    resources: Resources | None,
 ) -> dict[str, Any]:
     """Train and write the record; set `has_result` when that is certain; `stack` closes the log."""
     record = new_record(spec, command) | {"num_classes": spec.network.num_classes, "num_train": None}
@@ -116,7 +131,7 @@ def _train_and_record(
     try:
         device_config = choose_device(spec.device, spec.precision)
         record |= asdict(measure_cost(spec.network, spec.data.image_size))
-        trainer = Trainer(spec, device_config, metrics, title)
+        trainer = Trainer(spec, device_config, metrics, title, resources)
         record |= {"plan": asdict(trainer.schedule), "num_train": trainer.train_batches.num_images}
         record |= {"classes": recorded_classes(spec)}
         # Only now: nothing is written or renamed if the device or the data do not fit the spec.
@@ -142,6 +157,8 @@ def _train_and_record(
             metrics.evaluation = metrics.ema_evaluation = None  # of an earlier epoch: the run has no result
     except Exception as error:
         reason = one_line(f"{type(error).__name__}: {error}")
+        if _is_out_of_memory(error) and trainer is not None:
+            reason += f" with accumulate={metrics.accumulate}; use a larger one, which needs less memory"
         record |= {"status": FAILED, "error": reason, "traceback": traceback.format_exc()}
         if title or not is_expected(error):  # with a title, standard error is the log
             print(record["traceback"], file=sys.stderr)
@@ -169,7 +186,11 @@ def _train_and_record(
 
 def is_expected(error: Exception) -> bool:
     """Return whether the data or the machine caused the error, such as too little memory: it is not a bug."""
-    if isinstance(error, (BadImageError, MemoryError, torch.OutOfMemoryError)):
+    return isinstance(error, BadImageError) or _is_out_of_memory(error)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # PyTorch on a processor
 
@@ -230,7 +251,7 @@ def check(spec: RunSpec) -> None:
     choose_device(spec.device, spec.precision)
     splits = datasets.load(spec.data, spec.budget)
     schedule = make_schedule(spec.recipe, spec.budget, len(splits.train))  # type: ignore[arg-type]
-    split = BatchSplit.of(spec, schedule.batch_size, current_world())
+    split = BatchSplit.of(spec, schedule.batch_size, current_world(), spec.accumulate or 1)
     train_loader(splits.train, spec, split, 0, torch.device("cpu"))
     if spec.weights is not None:
         weights.load_into(build_network(spec.network, spec.data.image_size), spec)

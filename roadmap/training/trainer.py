@@ -23,6 +23,7 @@ from roadmap.runtime import distributed
 from roadmap.runtime.logs import logger
 from roadmap.runtime.random import derive, seed_all
 from roadmap.runtime.signals import Stopped, StopRequest, deferred_signals
+from roadmap.runtime.system import Resources, whole_machine
 from roadmap.runtime.world import current_world
 from roadmap.training import checkpoint, recipe
 from roadmap.training.batches import load_batches
@@ -39,9 +40,17 @@ class Trainer:
     Use: create it, call `resume(folder)` to continue from a checkpoint, then `train(folder)`.
     """
 
-    def __init__(self, spec: RunSpec, device_config: DeviceConfig, metrics: Metrics, title: str = "") -> None:
-        """Build everything that the training needs; `metrics` is filled in during the training, and `title` is the
-        start of each message. Raises SpecError if the data or weights do not fit the spec."""
+    def __init__(
+        self,
+        spec: RunSpec,
+        device_config: DeviceConfig,
+        metrics: Metrics,
+        title: str = "",
+        resources: Resources | None = None,
+    ) -> None:
+        """Build everything that the training needs; `metrics` is filled in during the training, `title` is the start of
+        each message, and `resources` are the whole machine by default. Raises SpecError if the data or weights do not
+        fit the spec."""
         self.spec, self.device_config, self.metrics, self.title = spec, device_config, metrics, title
         self.world = current_world()
         configure_torch(device_config, spec.deterministic, spec.fast_kernels)
@@ -49,8 +58,9 @@ class Trainer:
         metrics.device, metrics.precision = device_config.name(), device_config.precision.value
         metrics.threads, metrics.processes = torch.get_num_threads(), self.world.size
         self.schedule, self.split, self.train_batches, self.test_batches = load_batches(
-            spec, device_config.device, self.world, self._log
+            spec, device_config, self.world, resources or whole_machine(), self._log
         )
+        metrics.accumulate = self.split.accumulate
         self.iterations_per_epoch = self.train_batches.iterations_per_epoch
 
         seed_all(derive(spec.seed, "init"))

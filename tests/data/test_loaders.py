@@ -15,7 +15,7 @@ from PIL import Image
 
 from roadmap.config.compose import compose
 from roadmap.config.schema import DataSpec, SpecError
-from roadmap.data import datasets, loaders
+from roadmap.data import datasets
 from roadmap.data.loaders import eval_loader, num_workers, train_loader
 from roadmap.data.sampling import BatchSplit
 from roadmap.runtime.world import World
@@ -124,9 +124,17 @@ def test_webdatasets_of_timm(tmp_path: Path, num_shards: int, workers: int, iter
         train_loader(train, spec, BatchSplit(8, accumulate=2), workers, CPU)
 
 
-def test_the_number_of_workers_depends_on_device_image_size_and_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loaders, "num_cores", lambda: 8)
+def test_the_number_of_workers_depends_on_device_image_size_and_cores() -> None:
     small, large, fixed = DataSpec(small_images=True), DataSpec(), DataSpec(workers=3)
-    assert [num_workers(data, "cpu") for data in (small, large, fixed)] == [0, 4, 3]
-    assert [num_workers(data, "cuda") for data in (small, large, fixed)] == [7, 7, 3]
-    assert num_workers(large, "cuda", World(0, 4)) == 1 and num_workers(large, "cpu", World(1, 4)) == 1
+    assert [num_workers(data, "cpu", 8) for data in (small, large, fixed)] == [0, 4, 3]
+    assert [num_workers(data, "cuda", 8) for data in (small, large, fixed)] == [7, 7, 3]
+    assert num_workers(large, "cuda", 2) == 1 and num_workers(large, "cpu", 1) == 1
+    assert num_workers(large, "cuda", 64) == 12
+
+
+def test_an_evaluation_has_few_workers_that_end_with_it() -> None:
+    spec = compose("+step=baseline", "data=digits", "data.small_images=false")
+    test = datasets.load(spec.data, spec.budget).test
+    loader = eval_loader(test, spec, 10, 9, CPU)
+    assert loader.num_workers == 4 and not loader.persistent_workers
+    assert eval_loader(test, spec, 10, 2, CPU).num_workers == 2

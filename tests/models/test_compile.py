@@ -12,6 +12,7 @@ from roadmap.models import drop_path
 from roadmap.models.batch_norm import use_norm_groups
 from roadmap.models.network import build_network
 
+
 @pytest.fixture(autouse=True)
 def compiler() -> Iterator[None]:
     torch.compiler.reset()
@@ -25,7 +26,9 @@ def compiler() -> Iterator[None]:
 )
 def test_a_network_is_one_graph_in_all_iterations(step: str, num_groups: int, bf16: bool) -> None:
     """Whole graphs have no Python between them, and their kernels can be fused across layers."""
-    spec = roadmap.compose(f"+step={step}", "data=fashion_mnist", "base=pico", "base.drop_path=0.5", "base.depths=[1,1,2,1]").network
+    spec = roadmap.compose(
+        f"+step={step}", "data=fashion_mnist", "base=pico", "base.drop_path=0.5", "base.depths=[1,1,2,1]"
+    ).network
     torch.manual_seed(0)
     model = build_network(spec, 32).train()
     groups = use_norm_groups(model, num_groups, is_shared=False)

@@ -25,19 +25,25 @@ def _count_averages(rank: int, port: int) -> None:
     set_rank(rank, port)
     torch.distributed.init_process_group("gloo")
     monkeypatch = pytest.MonkeyPatch()
-    torch_compile = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda module, mode: torch_compile(module, backend="eager"))
+    torch_compile: Any = torch.compile
     averages: list[int] = []
+    group: Any = torch.distributed.group.WORLD
 
-    def count(bucket: Any) -> Any:
+    def compile_eagerly(module: nn.Module, mode: str) -> Any:
+        return torch_compile(module, backend="eager")
+
+    def count(_state: Any, bucket: Any) -> Any:
         averages.append(bucket.index())
-        return default_hooks.allreduce_hook(torch.distributed.group.WORLD, bucket)
+        return default_hooks.allreduce_hook(group, bucket)
+
+    count.__annotations__.clear()  # DDP compares them with its own types
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
 
     for compiled in (False, True):
         model = nn.Linear(3, 2)
         forward = ForwardPass(model, num_processes=2, compiled=compiled, num_parts=2)
         assert forward.ddp is not None
-        forward.ddp.register_comm_hook(None, lambda _, bucket: count(bucket))
+        forward.ddp.register_comm_hook(None, count)
         averages.clear()
         for iteration in range(1, 4):
             with forward.without_averaging():
@@ -46,7 +52,8 @@ def _count_averages(rank: int, port: int) -> None:
             forward(torch.ones(4, 3)).sum().backward()
             assert len(averages) == iteration
             # 4 images: of the first part the mean of 0 and 1, of the second part 1
-            assert model.weight.grad is not None and torch.equal(model.weight.grad, torch.full((2, 3), 4 * 0.5 + 4 * 1.0))
+            expected = torch.full((2, 3), 4 * 0.5 + 4 * 1.0)
+            assert model.weight.grad is not None and torch.equal(model.weight.grad, expected)
             model.zero_grad()
     torch.distributed.destroy_process_group()
 

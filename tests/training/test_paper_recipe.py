@@ -52,7 +52,7 @@ def trainer_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...,
         (tmp_path / ("train" if number < 1000 else "val") / f"class {number % 1000}").mkdir(parents=True)
 
     def build(*overrides: str) -> Trainer:
-        data = ("data=imagenet", f"data.root={tmp_path}", "data.workers=0")
+        data = ("data=imagenet", f"data.root={tmp_path}", "data.workers=0", "accumulate=1")
         spec = compose("base=resnet50", *data, "budget=paper", "device=cpu", *overrides)
         return Trainer(spec, choose_device(Device.cpu, Precision.fp32), Metrics())
 
@@ -62,12 +62,12 @@ def trainer_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...,
 def rates_of(trainer: Trainer, iterations: list[int]) -> list[float]:
     """Return the learning rate that the optimizer has for all parameters in iterations of the whole run."""
     monitored = []
-    trainer._wrap_model()
+    forward = trainer._wrap_model()
     trainer.norm_groups.layers = []  # no batch, no statistics
     trainer.split.parts = []
     for iteration in iterations:
         trainer.epoch, trainer.iteration = divmod(iteration, trainer.iterations_per_epoch)
-        trainer.train_iteration(trainer.model, iter(()))
+        trainer.train_iteration(forward, iter(()))
         (rate,) = {group["lr"] for group in trainer.optimizer.param_groups}
         monitored.append(rate)
     return monitored

@@ -7,7 +7,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +20,7 @@ from roadmap.runtime.world import World
 from roadmap.training import recipe
 from roadmap.training.device import DeviceConfig, choose_device
 from roadmap.training.evaluation import DivergedError
+from roadmap.training.forward import ForwardPass
 from roadmap.training.metrics import Metrics
 from roadmap.training.trainer import Trainer
 from tests.conftest import TINY
@@ -112,12 +112,12 @@ def test_large_gradients_are_not_clipped(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(recipe, "training_loss", lambda *arguments: 1e3 * loss_of(*arguments))  # pyrefly: ignore
     spec = compose("+step=baseline", *TINY, "precision=fp32", "recipe.weight_decay=0")
     trainer = Trainer(spec, choose_device(Device.cpu, Precision.fp32), Metrics())
-    trainer._wrap_model()
+    forward = trainer._wrap_model()
     weight = trainer.model.get_parameter("head.weight")
     before = weight.detach().clone()
     gradients: list[torch.Tensor] = []
     weight.register_post_accumulate_grad_hook(lambda parameter: gradients.append(parameter.grad.clone()))  # type: ignore[union-attr]
-    trainer.train_iteration(trainer.model, trainer.train_batches.epoch(0, 0))
+    trainer.train_iteration(forward, trainer.train_batches.epoch(0, 0))
     (gradient,) = gradients
     assert gradient.norm() > 100
     torch.testing.assert_close(weight.detach(), before - trainer.schedule.lr * gradient)
@@ -171,7 +171,8 @@ def test_the_throughput_of_a_process_counts_the_images_of_all(rank: int, monkeyp
     spec = compose("+step=baseline", *TINY, *overrides)
     trainer = Trainer(spec, choose_device(Device.cpu, Precision.fp32), Metrics())
     trainer.norm_groups = use_norm_groups(trainer.model, 3, is_shared=False)
-    trainer.train_iteration(trainer.model, trainer.train_batches.epoch(0, 0))
+    forward = ForwardPass(trainer.model, num_processes=1, compiled=False, num_parts=1)
+    trainer.train_iteration(forward, trainer.train_batches.epoch(0, 0))
     assert len(trainer.split.parts[0]) == (32 if rank else 64)
     assert trainer.metrics.train_images == 96
 
