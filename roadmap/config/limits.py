@@ -81,6 +81,7 @@ LARGEST: dict[str, float] = {
     "design.order_seed": 2**63 - 1,
     "seed": 2**63 - 1,
     "accumulate": 1_000_000,
+    "processes": 1024,
     "parallel": 1_024,
     "checkpoint_minutes": 1e6,
     "checkpoint_steps": 1_000_000_000_000,

@@ -216,6 +216,7 @@ class RunSpec:
     compile: bool = False  # torch.compile, with CUDA graphs on CUDA; a network's first iteration takes about a minute
     # Parts that a batch is split into, one after the other: less memory, same iteration. None: as few as fit the memory
     accumulate: int | None = None
+    processes: int | None = None  # that train each run together, one per GPU; None: gpus_per_node of the launcher, or 1
     parallel: int | None = None  # runs of a sweep at once on this machine; None: see sweep.placement
     failures: Failures = Failures.go_on
     checkpoint_minutes: float = 2.0  # minutes between two checkpoints of a run; a signal also writes one

@@ -115,7 +115,7 @@ def validate(spec: RunSpec) -> None:
     _validate_data(spec.data, spec.network)
     validate_design(spec.design)
     require(spec.seed >= 0, "seed", spec.seed, "must not be negative")
-    for name in ("parallel", "checkpoint_steps"):
+    for name in ("parallel", "processes", "checkpoint_steps"):
         value = getattr(spec, name)
         require(value is None or value >= 1, name, value, "must be positive, or null")
     check_positive(spec.checkpoint_minutes, "checkpoint_minutes", zero=True)

@@ -33,8 +33,8 @@ CHECKPOINT_NAME = "checkpoint.pt"
 RUNS_FOLDER = "runs"  # folder in `out` with the runs of all studies; also the study of commands that name none
 # Fields that do not determine the result: paths, names, the device, checkpoints, how a sweep runs.
 NOT_HASHED = (
-    "seed", "study", "device", "parallel", "failures", "checkpoint_minutes", "checkpoint_steps", "keep_checkpoint",
-    "save_weights", "accumulate", "force", "plan", "out", "reports", "base", "design", "reference",
+    "seed", "study", "device", "processes", "parallel", "failures", "checkpoint_minutes", "checkpoint_steps",
+    "keep_checkpoint", "save_weights", "accumulate", "force", "plan", "out", "reports", "base", "design", "reference",
 )  # fmt: skip
 
 

@@ -17,8 +17,9 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from roadmap.config.choices import Device
 from roadmap.config.names import one_line
-from roadmap.config.schema import SpecError
+from roadmap.config.schema import RunSpec, SpecError
 from roadmap.records.record import finished_record, run_folder
 from roadmap.runtime.logs import configure_logging, logger
 from roadmap.runtime.signals import Stopped
@@ -49,6 +50,7 @@ class ClusterJob:
     run: PlannedRun
     title: str
     folder: str  # working directory of the command: relative paths mean the same in every job
+    num_ranks: int = 1  # processes that train the run together, started by the job
 
     def __call__(self) -> str:
         """Train the run in a process of its own and return its status."""
@@ -57,7 +59,7 @@ class ClusterJob:
         while True:
             record = None if self.run.spec.force else finished_record(self.run.spec)
             if record is None:
-                process = RunProcess(self.run, self.title)
+                process = RunProcess(self.run, self.title, num_ranks=self.num_ranks)
                 record = process.finish()
                 if process.was_stopped and "SLURM_JOB_ID" in os.environ:
                     # SLURM asks all processes of a job to stop, ends the job soon after, and may requeue it. A job that
@@ -98,7 +100,10 @@ def run_on_cluster(launcher: ClusterLauncher, runs: Sequence[PlannedRun]) -> dic
     """
     before = [_modification_times(run) for run in runs]
     folder = str(Path.cwd())
-    jobs = [ClusterJob(run, f"[{i}/{len(runs)}] {run.title}", folder) for i, run in enumerate(runs, start=1)]
+    jobs = [
+        ClusterJob(run, f"[{i}/{len(runs)}] {run.title}", folder, num_ranks(launcher, run.spec))
+        for i, run in enumerate(runs, start=1)
+    ]
     errors: JobErrors
     try:
         errors = list(launcher.submit(launcher.params, jobs))
@@ -115,6 +120,15 @@ def run_on_cluster(launcher: ClusterLauncher, runs: Sequence[PlannedRun]) -> dic
             reason = f"its job was lost ({_one_line(lost)}); the same command retries it"
             lost_runs[run_folder(run.spec)] = record_failure(run, reason)
     return lost_runs
+
+
+def num_ranks(launcher: ClusterLauncher, spec: RunSpec) -> int:
+    """Return how many processes of a job train its run: `processes`, or one for each GPU that the job asks for."""
+    if spec.processes is not None or spec.device is Device.cpu:
+        return spec.processes or 1
+    of_ray = (launcher.params.get("ray") or {}).get("remote") or {}
+    gpus = launcher.params.get("gpus_per_node") or launcher.params.get("gpus_per_task") or of_ray.get("num_gpus")
+    return max(1, int(gpus or 1))
 
 
 def _submit_to_slurm(params: dict[str, Any], jobs: Sequence[ClusterJob]) -> Iterator[Exception | None]:

@@ -24,17 +24,24 @@ class Placement(NamedTuple):
     num_parallel: int  # runs at once
     num_threads: int | None  # CPU threads of each run; None: PyTorch's own default
     num_gpus: int  # the runs are distributed over these GPUs; 0: none is used
+    num_ranks: int = 1  # processes that train each run together
+
+    @property
+    def num_groups(self) -> int:
+        """Number of groups of GPUs, each of which trains a run; 0 without GPUs."""
+        return self.num_gpus // self.num_ranks
 
     @property
     def resources(self) -> Resources:
         """The part of the machine for each run: the cores, and the memory of the device, are divided evenly."""
-        runs_per_device = math.ceil(self.num_parallel / max(1, self.num_gpus))
+        runs_per_device = math.ceil(self.num_parallel / max(1, self.num_groups))
         return Resources(max(1, system.num_cores() // self.num_parallel), 1 / runs_per_device)
 
     def __str__(self) -> str:
         threads = f", {self.num_threads} CPU threads each" if self.num_threads else ""
         gpus = f", distributed over {self.num_gpus} GPUs" if self.num_gpus > 1 else ""
-        return f"{self.num_parallel} runs at once{threads}{gpus} (parallel=N sets another number)"
+        ranks = f", {self.num_ranks} processes each" if self.num_ranks > 1 else ""
+        return f"{self.num_parallel} runs at once{ranks}{threads}{gpus} (parallel=N sets another number)"
 
 
 def choose_placement(runs: Sequence[PlannedRun]) -> Placement:
@@ -45,21 +52,22 @@ def choose_placement(runs: Sequence[PlannedRun]) -> Placement:
     A GPU takes one run. The number of threads does not depend on how many runs are left, so that a resumed run
     computes with as many threads as before.
     """
-    requested = runs[0].spec.parallel
+    requested, num_ranks = runs[0].spec.parallel, runs[0].spec.processes or 1
     if is_distributed():  # the processes of torchrun train each run together
         return Placement(1, None, 0)
-    num_gpus = 0 if all(run.spec.device is Device.cpu for run in runs) else _count_gpus()
+    num_gpus = 0 if all(run.spec.device is Device.cpu for run in runs) else count_gpus()
     if num_gpus:
-        return Placement(requested or num_gpus, None, num_gpus)
+        return Placement(requested or max(1, num_gpus // num_ranks), None, num_gpus, num_ranks)
     num_cores = system.num_cores()
     small = all(run.spec.data.small_images and run.spec.device is not Device.mps for run in runs)
     if requested is None and (not small or _has_mps()):
-        return Placement(1, None, 0)
-    num_parallel = requested or num_cores
-    return Placement(num_parallel, max(1, num_cores // num_parallel), 0)
+        return Placement(1, None, 0, num_ranks)
+    num_parallel = requested or max(1, num_cores // num_ranks)
+    return Placement(num_parallel, max(1, num_cores // num_parallel), 0, num_ranks)
 
 
-def _count_gpus() -> int:
+def count_gpus() -> int:
+    """Return the number of GPUs that this process may use; imports torch only on machines with GPUs."""
     if sys.platform == "linux" and not any(next(Path("/dev").glob(name), None) for name in GPU_DEVICE_FILES):
         return 0  # known without importing torch
     import torch

@@ -8,6 +8,7 @@ import multiprocessing.resource_tracker
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 # Signals that a cluster sends to all processes of a job at once to ask them to stop; SIGUSR2 is submitit's.
@@ -53,10 +54,19 @@ def unblock_signals() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
 
 
-def visible_devices(gpu: int | None) -> str | None:
-    """Return CUDA_VISIBLE_DEVICES for a run on GPU number `gpu` of those that this process sees; for None, this
-    process's own value."""
+def stop_with_parent() -> None:
+    """Stop this run, with a checkpoint, when the process that started this one has ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def visible_devices(gpus: Sequence[int] | None) -> str | None:
+    """Return CUDA_VISIBLE_DEVICES for a run on GPUs with these numbers among those that this process sees; for None,
+    this process's own value."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if gpu is None:
+    if gpus is None:
         return visible
-    return visible.split(",")[gpu] if visible else str(gpu)
+    names = visible.split(",") if visible else None
+    return ",".join(names[gpu].strip() if names else str(gpu) for gpu in gpus)

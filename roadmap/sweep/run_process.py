@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import multiprocessing
 import os
 import signal
 import sys
@@ -33,8 +32,9 @@ from roadmap.runtime.signals import Stopped, raise_on_signal
 from roadmap.runtime.streams import prepare_streams
 from roadmap.runtime.system import Resources
 from roadmap.runtime.world import is_distributed, is_rank_zero, name_of_group
+from roadmap.sweep.local_ranks import RankDiedError, train_in_processes
 from roadmap.sweep.planned_run import PlannedRun
-from roadmap.sweep.processes import process_context, unblock_signals, visible_devices
+from roadmap.sweep.processes import process_context, stop_with_parent, unblock_signals, visible_devices
 
 
 class RunProcess:
@@ -48,15 +48,19 @@ class RunProcess:
         gpu: int | None = None,
         number: int = 0,
         resources: Resources | None = None,
+        num_ranks: int = 1,
     ) -> None:
         """Start the process. `number` counts the processes that a study started: under torchrun the processes that
-        train one run together have the same number. `resources` are the whole machine by default."""
+        train one run together have the same number. `resources` are the whole machine by default. With `num_ranks`,
+        the process starts that many others, which train the run together; `gpu` then is the number of a group of GPUs.
+        """
         self.run, self.title, self.gpu, self.number = run, title, gpu, number
+        visible = visible_devices(None if gpu is None else range(num_ranks * gpu, num_ranks * (gpu + 1)))
         self.folder = run_folder(run.spec)
         self.written_before = self._record_mtime()
         self.process = process_context().Process(
             target=_run_in_child,
-            args=(run, title, threads, visible_devices(gpu), number, resources),
+            args=(run, title, threads, visible, number, resources, num_ranks),
             name=self.folder.name,
         )
         self.process.start()
@@ -127,7 +131,13 @@ def _how_it_ended(code: int) -> str:
 
 
 def _run_in_child(
-    run: PlannedRun, title: str, threads: int | None, gpus: str | None, number: int, resources: Resources | None
+    run: PlannedRun,
+    title: str,
+    threads: int | None,
+    gpus: str | None,
+    number: int,
+    resources: Resources | None,
+    num_ranks: int,
 ) -> None:
     """Train `run` in this new process and exit with one of the codes of `roadmap.runtime.exit_codes`."""
     try:
@@ -135,7 +145,7 @@ def _run_in_child(
         unblock_signals()
         prepare_streams()
         _redirect_output(run)
-        threading.Thread(target=_stop_with_parent, daemon=True).start()
+        threading.Thread(target=stop_with_parent, daemon=True).start()
         if gpus is not None:  # not those that the fork server started with: Ray gives each of its tasks others
             os.environ["CUDA_VISIBLE_DEVICES"] = gpus
         import torch
@@ -144,10 +154,17 @@ def _run_in_child(
 
         if threads is not None:
             torch.set_num_threads(threads)
-        record = train_run(run.spec, run.command, title, group=str(number), resources=resources)
-        sys.exit(EXIT_COMPLETED if record["status"] == COMPLETED else EXIT_RUN_FAILED)
+        if num_ranks > 1:
+            status = train_in_processes(run, num_ranks, title, str(number), threads, resources)
+        else:
+            record = train_run(run.spec, run.command, title, group=str(number), resources=resources)
+            status = record["status"]
+        sys.exit(EXIT_COMPLETED if status == COMPLETED else EXIT_RUN_FAILED)
     except SpecError as error:  # found only now, as a batch size larger than the dataset: the sweep continues
         record_failure(run, str(error))
+        sys.exit(EXIT_RUN_FAILED)
+    except RankDiedError as error:
+        record_failure(run, f"{error}; the same command retries it, from its checkpoint if any")
         sys.exit(EXIT_RUN_FAILED)
     except lock.LockedError:
         sys.exit(EXIT_LOCKED)
@@ -176,14 +193,6 @@ def _redirect_output(run: PlannedRun) -> None:
             with suppress(OSError):
                 print(time.strftime("\n%Y-%m-%d %H:%M:%S"), run.command, flush=True)
     faulthandler.enable()
-
-
-def _stop_with_parent() -> None:
-    """Stop this run, with a checkpoint, when its study's process has ended."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def record_failure(run: PlannedRun, reason: str) -> dict[str, Any]:

@@ -48,9 +48,16 @@ def run_locally(runs: Sequence[PlannedRun]) -> dict[Path, str]:
                         logger.info(f"{title}: finished by another study, {summarize_record(record)}")
                         continue
                     used = [process.gpu for process in running]
-                    gpu = min(range(placement.num_gpus), key=used.count) if placement.num_gpus else None
+                    gpu = min(range(placement.num_groups), key=used.count) if placement.num_groups else None
+                    number_of_process = next(process_numbers)
                     process = RunProcess(
-                        run, title, placement.num_threads, gpu, next(process_numbers), placement.resources
+                        run,
+                        title,
+                        placement.num_threads,
+                        gpu,
+                        number_of_process,
+                        placement.resources,
+                        placement.num_ranks,
                     )
                     running[process] = number
                     logger.info(title)

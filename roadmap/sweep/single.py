@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from roadmap.config.choices import Design
 from roadmap.config.designs import Layout
 from roadmap.config.schema import SpecError
 from roadmap.config.steps import note_on_names
 from roadmap.records.manifest import add_runs, read_manifest
-from roadmap.records.record import COMPLETED, finished_record, run_folder, study_folder
+from roadmap.records.record import COMPLETED, finished_record, read_record, run_folder, study_folder
 from roadmap.runtime import lock
 from roadmap.runtime.logs import logger
 from roadmap.runtime.signals import Stopped
 from roadmap.runtime.world import is_distributed, is_rank_zero
 from roadmap.sweep.errors import RunFailed
 from roadmap.sweep.estimate import estimate_runtime
+from roadmap.sweep.local_ranks import RankDiedError, check_processes, train_in_processes
 from roadmap.sweep.planned_run import PlannedRun
-from roadmap.sweep.run_process import summarize_record, with_log
+from roadmap.sweep.run_process import record_failure, summarize_record, with_log
 from roadmap.sweep.scheduler import how_to_resume
 
 
@@ -25,6 +28,7 @@ def run_single(run: PlannedRun) -> None:
     Raises RunFailed if it fails or diverges, Stopped after a signal, SpecError for fields that only a study has.
     """
     spec = run.spec
+    check_processes(spec)
     if spec.reference is not None:
         raise SpecError(f"reference={spec.reference}: needs a study; for one run use +transform={spec.reference}")
     if spec.design.name is not Design.grid:
@@ -47,7 +51,8 @@ def run_single(run: PlannedRun) -> None:
             logger.info(f"{run.title}: waiting: locked by another process")
         logger.info(run.title)
         try:
-            record = train_run(spec, run.command, wait=True)
+            train_alone = spec.processes in (None, 1)
+            record = train_run(spec, run.command, wait=True) if train_alone else _train_in_processes(run)
         except Stopped as stopped:
             raise Stopped(f"{stopped}; {how_to_resume()}") from None
         logger.info(f"{run.title}: {summarize_record(record)}")
@@ -56,3 +61,14 @@ def run_single(run: PlannedRun) -> None:
     logger.info(f"record: {folder / 'record.json'}")
     if record["status"] != COMPLETED:
         raise RunFailed(with_log(f"{run.title}: {record['status']}", record, folder))
+
+
+def _train_in_processes(run: PlannedRun) -> dict[str, Any]:
+    """Train the run with `processes` processes of this machine, and return its record."""
+    try:
+        train_in_processes(run, run.spec.processes or 1, wait=True)
+    except RankDiedError as error:
+        return record_failure(run, f"{error}; the same command retries it, from its checkpoint if any")
+    record = read_record(run_folder(run.spec))
+    assert record is not None
+    return record

@@ -34,6 +34,7 @@ from roadmap.runtime.world import is_rank_zero
 from roadmap.sweep.errors import RunFailed
 from roadmap.sweep.estimate import estimate_runtime
 from roadmap.sweep.launchers import launcher_of, run_on_cluster
+from roadmap.sweep.local_ranks import check_processes
 from roadmap.sweep.plan import plan_runs
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.preparation import runs_to_do
@@ -56,6 +57,7 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
         logger.info(estimate_runtime(runs))
         return
     launcher = launcher_of(config)
+    check_processes(first, on_this_machine=launcher is None)
     left = runs_to_do(runs)
     if is_rank_zero():
         add_runs([(run.spec, run.overrides) for run in runs], layout)

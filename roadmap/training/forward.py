@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+# The name of DDP's option for buffers in each forward pass; the second one is that of older versions of torch.
+_OPTIONS = inspect.signature(DistributedDataParallel).parameters
+SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers"
 
 
 class ForwardPass:
@@ -17,7 +22,7 @@ class ForwardPass:
         self.ddp: DistributedDataParallel | None = None
         if num_processes > 1:
             # Each process computes the same running statistics of BatchNorm: `NormGroups.update_running_statistics`.
-            self.ddp = DistributedDataParallel(model, broadcast_buffers=False)
+            self.ddp = DistributedDataParallel(model, **{SYNC_BUFFERS: False})  # type: ignore[arg-type]
         self.module: nn.Module = self.ddp or model
         if compiled:
             mode = compile_mode(next(model.parameters()).device, num_parts)

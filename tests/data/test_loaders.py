@@ -132,6 +132,7 @@ def test_the_number_of_workers_depends_on_device_image_size_and_cores() -> None:
     assert num_workers(large, "cuda", 64) == 12
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has cores
 def test_an_evaluation_has_few_workers_that_end_with_it() -> None:
     spec = compose("+step=baseline", "data=digits", "data.small_images=false")
     test = datasets.load(spec.data, spec.budget).test

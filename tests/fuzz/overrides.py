@@ -64,8 +64,10 @@ def _fields(spec: type, prefix: str = "") -> dict[str, Any]:
 FIELDS = _fields(RunSpec)
 
 
-# `plan`, `parallel` and the paths have their own tests.
-TRAINED_FIELDS = [path for path in sorted(FIELDS) if path not in (*PATH_FIELDS, "plan", "compile", "data.name")]
+# `plan`, `parallel`, `processes` and the paths have their own tests.
+TRAINED_FIELDS = [
+    path for path in sorted(FIELDS) if path not in (*PATH_FIELDS, "plan", "compile", "processes", "data.name")
+]
 
 
 def _choices(hint: Any) -> list[str]:
