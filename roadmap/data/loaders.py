@@ -79,9 +79,10 @@ class MemoryLoader(Loader):
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the parts of the batches of an epoch, from iteration `start` on; `epoch` counts from 0."""
-        for indices, positions in self.split.addresses(self.num_images, self.seed, epoch, start):
-            rows = indices.to(self.images.device)
-            yield Batch(self.images[rows], self.labels[rows], indices, positions)
+        order = self.split.order(self.num_images, self.seed, epoch)
+        rows = order.to(self.images.device)  # once, because each transfer of a part would wait for the device
+        for place, positions in self.split.addresses(self.num_images, start):
+            yield Batch(self.images[rows[place]], self.labels[rows[place]], order[place], positions)
 
 
 def in_memory(images: ImageArray, run: RunSpec, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -91,17 +91,17 @@ class BatchSplit:
         """Return the split of `run`, whose batches have `batch_size` images. Raises SpecError, see the class."""
         return cls(batch_size, world, accumulate, run.recipe.norm_batch_size, run.network.has_batch_norm)
 
-    def addresses(self, num_images: int, seed: int, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield this process's (image indices, positions), int64 (N,), for every part of every iteration from `start`.
+    def order(self, num_images: int, seed: int, epoch: int) -> Tensor:
+        """Return the order of the images in an epoch, int64 (num_images,): a permutation by `seed` and `epoch`."""
+        return torch.randperm(num_images, generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
 
-        The order of the images is a random permutation that depends on `seed` and `epoch`.
-        """
-        generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
-        order = torch.randperm(num_images, generator=generator)
+    def addresses(self, num_images: int, start: int) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the place in the epoch's order, and the positions in the batch, int64 (N,), of every part of this
+        process in every iteration from `start` on."""
         for iteration in range(start, num_images // self.batch_size):
-            batch = order[iteration * self.batch_size : (iteration + 1) * self.batch_size]
             for part in self.parts:
-                yield batch[part], part
+                first = iteration * self.batch_size + int(part[0])
+                yield slice(first, first + len(part)), part
 
 
 class EpochSampler(Sampler[list[tuple[int, int, int]]]):
@@ -115,5 +115,6 @@ class EpochSampler(Sampler[list[tuple[int, int, int]]]):
         self.epoch = self.start = 0
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-        for indices, positions in self.split.addresses(self.num_images, self.seed, self.epoch, self.start):
-            yield [(i, self.epoch, position) for i, position in zip(indices.tolist(), positions.tolist(), strict=True)]
+        order = self.split.order(self.num_images, self.seed, self.epoch).tolist()
+        for place, positions in self.split.addresses(self.num_images, self.start):
+            yield [(i, self.epoch, position) for i, position in zip(order[place], positions.tolist(), strict=True)]

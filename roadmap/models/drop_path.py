@@ -26,12 +26,14 @@ class DropPath(nn.Module):
             return x
         factor, self.factor = self.factor, None
         if factor is None:
-            factor = _factors(torch.rand(x.shape[0], device=x.device), self.rate)
+            kept = torch.tensor(1 - self.rate, device=x.device)
+            factor = _factors(torch.rand(x.shape[0], device=x.device), kept)
         return x * factor.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
-def _factors(draws: Tensor, rate: float) -> Tensor:
-    return (draws < 1 - rate).to(torch.float32) / (1 - rate)
+def _factors(draws: Tensor, kept: Tensor) -> Tensor:
+    """Return 1 / kept where a draw is below the probability `kept`, else 0."""
+    return (draws < kept).to(torch.float32) / kept
 
 
 def replace_timm_drop_path(model: nn.Module) -> nn.Module:
@@ -52,7 +54,9 @@ def draw_masks(model: nn.Module, seed: int, epoch: int, iteration: int, position
     layers = [module for module in model.modules() if isinstance(module, DropPath)]
     if not layers:
         return
-    device = next(model.parameters()).device
+    kept = torch.tensor([1 - layer.rate for layer in layers])
     draws = uniform(seed, positions, "drop_path", epoch, iteration, count=len(layers))
-    for i, layer in enumerate(layers):
-        layer.factor = _factors(draws[:, i], layer.rate).to(device, non_blocking=True)
+    # In one tensor: one transfer to the device for all layers.
+    factors = _factors(draws, kept).T.contiguous().to(next(model.parameters()).device, non_blocking=True)
+    for layer, factor in zip(layers, factors.unbind(), strict=True):
+        layer.factor = factor

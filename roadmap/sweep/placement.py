@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,7 +73,10 @@ def count_gpus() -> int:
         return 0  # known without importing torch
     import torch
 
-    return torch.cuda.device_count()
+    # CUDA shows a process only the first of several MIG slices. Each run is a process, and can have a slice of its own.
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    slices = {name for name in visible if name.startswith("MIG-")}
+    return len(slices) if slices and torch.cuda.is_available() else torch.cuda.device_count()
 
 
 def _has_mps() -> bool:

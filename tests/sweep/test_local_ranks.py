@@ -6,9 +6,12 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import torch
 
 from roadmap.config.compose import compose
 from roadmap.config.schema import SpecError
@@ -19,7 +22,7 @@ from roadmap.runtime.exit_codes import EXIT_STOPPED
 from roadmap.sweep import local_ranks, placement
 from roadmap.sweep.launchers import ClusterLauncher, num_ranks
 from roadmap.sweep.local_ranks import check_processes
-from roadmap.sweep.placement import choose_placement
+from roadmap.sweep.placement import choose_placement, count_gpus
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.processes import visible_devices
 from roadmap.sweep.run_process import RunProcess
@@ -143,3 +146,41 @@ def test_the_gpus_of_a_machine_are_divided_into_groups(monkeypatch: pytest.Monke
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, GPU-b,MIG-c,3")
     assert visible_devices(range(2)) == "GPU-a,GPU-b" and visible_devices([2]) == "MIG-c"
     assert visible_devices(None) == "GPU-a, GPU-b,MIG-c,3"
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [("MIG-a,MIG-b, MIG-c", 3), ("MIG-a,MIG-a", 1), ("GPU-a,GPU-b", 2), ("0,1", 2), (None, 2)],
+)
+def test_slices_of_a_gpu_are_counted(visible: str | None, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here, CUDA is pretended to see two GPUs, or one if the list contains slices."""
+    monkeypatch.setattr(placement, "GPU_DEVICE_FILES", ("null",))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1 if visible and "MIG" in visible else 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert count_gpus() == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"), [(-9, "killed by SIGKILL; the system does this when"), (0, None), (75, None)]
+)
+def test_a_process_that_died_under_torchrun_is_published(
+    code: int, reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processes of the run on other GPUs wait for it."""
+    publish = Mock()
+    monkeypatch.setattr("roadmap.runtime.distributed.publish_failure", publish)
+    monkeypatch.setattr("roadmap.sweep.run_process.is_distributed", lambda: True)
+    monkeypatch.setattr("roadmap.sweep.run_process.is_rank_zero", lambda: False)
+    process = RunProcess.__new__(RunProcess)
+    process.folder, process.number = tmp_path / "gelu-0123-seed0", 3
+    process.process = SimpleNamespace(join=lambda: None, exitcode=code)
+    record = process.finish()
+    assert record == {"status": "completed" if code == 0 else "failed"}
+    if reason is None:
+        assert not publish.called
+    else:
+        (group, published), _ = publish.call_args
+        assert group == "gelu-0123-seed0 3" and published.startswith(reason)
