@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from roadmap.runtime.gpus import model_flops_utilization
 from roadmap.training.evaluation import Evaluation
 
 NOT_IN_OUTCOME = ("evaluation", "ema_evaluation", "started")  # fields that the checkpoint's "outcome" does not contain
@@ -49,14 +50,22 @@ class Metrics:
         """Training throughput: loading, augmentation, forward, backward and optimizer update."""
         return self.train_images / self.train_seconds if self.train_seconds > 0 else None
 
+    @property
+    def images_per_second_per_device(self) -> float | None:
+        """Training throughput of each process, which has a device of its own."""
+        return self.images_per_second / self.processes if self.images_per_second is not None else None
+
     def hardware(self) -> str:
         """Describe the device, precision, number of processes and threads, and parts of a batch."""
         processes = f"{self.processes} processes with {self.threads} threads each"
         return f"{processes}, {self.device}, {self.precision}, accumulate={self.accumulate}"
 
-    def record_fields(self) -> dict[str, Any]:
-        """Return the fields of the record that are known after the run."""
+    def record_fields(self, gmacs: float | None = None) -> dict[str, Any]:
+        """Return the fields of the record that are known after the run; `gmacs` are those of a forward pass."""
         evaluation, average = self.evaluation, self.ema_evaluation
+        per_device, utilization = self.images_per_second_per_device, None
+        if per_device is not None and gmacs is not None:
+            utilization = model_flops_utilization(per_device, gmacs, self.device, self.precision)
         return {
             "ema": {"top1": average.top1, "top5": average.top5, "loss": average.loss} if average else None,
             "top1": evaluation.top1 if evaluation else None,
@@ -65,6 +74,8 @@ class Metrics:
             "num_test": len(evaluation.correct) if evaluation else None,
             "curve": self.curve,
             "images_per_second": self.images_per_second,
+            "images_per_second_per_device": per_device,
+            "model_flops_utilization": utilization,
             "train_seconds": self.train_seconds,
             "compile_seconds": self.compile_seconds,
             "peak_memory_mib": self.peak_memory_mib,

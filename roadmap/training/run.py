@@ -167,7 +167,7 @@ def _train_and_record(
             record["error"] = distributed.published_failure(group_name) or reason
         distributed.publish_failure(group_name, reason)
         metrics.evaluation = metrics.ema_evaluation = None
-    record |= metrics.record_fields() | {"wall_seconds": metrics.wall_seconds}
+    record |= metrics.record_fields(record.get("gmacs")) | {"wall_seconds": metrics.wall_seconds}
     has_result.set()
     if is_rank_zero():
         keep_previous_record(folder)  # for a repeated run that failed before its start

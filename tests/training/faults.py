@@ -35,6 +35,7 @@ IMAGE_FOLDER = (
 # Fields of record and checkpoint that differ between two runs with the same result.
 NOT_COMPARED = {
     "started_at", "wall_seconds", "train_seconds", "earlier_seconds", "images_per_second", "peak_memory_mib",
+    "images_per_second_per_device", "model_flops_utilization",
     "compile_seconds", "git", "config", "command",
 }  # fmt: skip
 

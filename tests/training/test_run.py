@@ -70,6 +70,8 @@ def test_a_run_leaves_a_record_and_is_skipped_the_next_time(command_line: Comman
     assert correct.shape == (64,) and correct.dtype == bool and 100 * correct.mean() == pytest.approx(record["top1"])
     assert record["top1"] <= record["top5"] <= 100 and record["loss"] > 0
     assert record["images_per_second"] > 0 and 0 < record["train_seconds"] < record["wall_seconds"]
+    assert record["images_per_second_per_device"] == record["images_per_second"]
+    assert record["model_flops_utilization"] is None  # of a CPU
     assert record["peak_memory_mib"] > 50
     cost = measure_cost(compose(*overrides).network, 8)
     assert (record["params"], record["gmacs"]) == (cost.params, cost.gmacs)
