@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torchvision.datasets import ImageFolder
 
@@ -19,6 +20,7 @@ from roadmap.config.folders import (
     refused,
 )
 from roadmap.config.schema import DataSpec
+from roadmap.data.folder_cache import folder_times, read_cache, write_cache
 from roadmap.runtime.logs import logger
 
 
@@ -39,16 +41,21 @@ class ClassFolders(ImageFolder):
 
     def make_dataset(self, directory: Any, class_to_idx: dict[str, int], *_: Any, **__: Any) -> list[tuple[str, int]]:
         """Return the path and the label of each image."""
-        samples: list[tuple[str, int]] = []
-        empty: list[str] = []
+        images = read_cache(str(directory), list(class_to_idx))
+        return self._find_all(str(directory), class_to_idx) if images is None else _samples(images, class_to_idx)
+
+    def _find_all(self, directory: str, class_to_idx: dict[str, int]) -> list[tuple[str, int]]:
+        images: dict[str, list[str]] = {}
+        times: dict[str, int] = {}
         left_out: list[str] = []
-        for name, label in class_to_idx.items():
-            paths, links = find_images(self.data, str(Path(directory) / name), os.path.realpath(directory))
-            samples += [(path, label) for path in paths]
-            left_out += links
-            if not paths:
-                empty.append(name)
-        if empty:
+        has_links = False
+        for name in class_to_idx:
+            found = find_images(self.data, str(Path(directory) / name), os.path.realpath(directory))
+            images[name] = found.paths
+            times |= found.times
+            left_out += found.left_out
+            has_links |= found.has_links
+        if empty := [name for name, paths in images.items() if not paths]:
             reason = (
                 f"{self.folder.name}/ has {count_of(len(empty), 'class folder')} without images ({names_of(empty)})"
             )
@@ -58,11 +65,26 @@ class ClassFolders(ImageFolder):
         if left_out:
             reason = f"{count_of(len(left_out), 'link')} in {self.folder.name}/ to images that it has already"
             logger.info(f"data.root={self.data.root}: {reason}, left out; the first is {left_out[0]}")
-        return samples
+        if not has_links:  # the target of a link can change without a new time of a folder
+            write_cache(directory, images, times)
+        return _samples(images, class_to_idx)
 
 
-def find_images(data: DataSpec, class_folder: str, split: str) -> tuple[list[str], list[str]]:
-    """Return the paths of the images of a class in torchvision's order, and the links that are left out.
+def _samples(images: dict[str, list[str]], class_to_idx: dict[str, int]) -> list[tuple[str, int]]:
+    return [(path, class_to_idx[name]) for name, paths in images.items() for path in paths]
+
+
+class Found(NamedTuple):
+    """The images of a class."""
+
+    paths: list[str]  # in torchvision's order
+    left_out: list[str]  # links
+    has_links: bool  # whether there are links at all
+    times: dict[str, int]  # of the folders: their last change in nanoseconds, before they were read
+
+
+def find_images(data: DataSpec, class_folder: str, split: str) -> Found:
+    """Find the images of a class.
 
     Links are followed, except those to a folder in `split` (a path without links) or to a folder that contains it. Each
     folder and file counts once per class. Therefore links can neither multiply the images nor form a loop. Hidden
@@ -71,11 +93,16 @@ def find_images(data: DataSpec, class_folder: str, split: str) -> tuple[list[str
     found: dict[str, list[str]] = {}  # folder -> names of its images
     linked: list[tuple[str, str, str]] = []  # folder, name, real path
     left_out: list[str] = []
+    times: dict[str, int] = {}
     folders, seen_folders, seen_files = [class_folder], {os.path.realpath(class_folder)}, set()
+    has_links = Path(class_folder).is_symlink()
     while folders:
         folder = folders.pop()
         real_folder = os.path.realpath(folder)
+        with suppress(OSError):  # `read_folder` raises the error
+            times |= folder_times([folder])
         for entry in read_folder(data, folder):
+            has_links |= entry.is_symlink()
             if _holds(entry.is_dir):
                 real = os.path.realpath(entry.path)
                 if real in seen_folders or (entry.is_symlink() and overlaps(real, split)):
@@ -97,7 +124,7 @@ def find_images(data: DataSpec, class_folder: str, split: str) -> tuple[list[str
             found.setdefault(folder, []).append(name)
             seen_files.add(real)
     paths = [f"{folder}{os.sep}{name}" for folder in sorted(found) for name in sorted(found[folder])]
-    return paths, sorted(left_out)
+    return Found(paths, sorted(left_out), has_links, times)
 
 
 def _holds(check: Any) -> bool:
