@@ -147,6 +147,7 @@ OTHER = [
     (("seed=null",), "seed=null: must be a whole number"),
     (("network.layer_scale=x",), "network.layer_scale=x: must be a number, or null"),
     (("recipe.betas=[a,b]",), "recipe.betas=[a,b]: must be a list of numbers"),
+    ((" ccumulate=0",), "' ccumulate=0': is not a valid override; write field=value"),
     (("recipe.name=(",), "recipe.name=(: is not a valid override; write field=value"),
     (("recipe.rand_augment=rand-x9",), "'x9' is invalid; write a number after m, n, mstd, mmax or inc"),
     (("data.crop_padding=9",), "data.crop_padding=9: must be from 0 to data.image_size=8"),

@@ -60,7 +60,9 @@ def _message(error: BaseException, cause: BaseException) -> str:
         return f"{shown_path(path)}: {reason}"
     if isinstance(error, OverrideParseException):
         advice = "write field=value; quote special characters as field='\"a b\"'"
-        return f"{error.override}: is not a valid override; {advice}"
+        override = str(error.override)
+        shown = override if override == override.strip() else repr(override)  # a space at an end would not be seen
+        return f"{shown}: is not a valid override; {advice}"
     outer, inner = str(error).strip(), str(cause).strip()
     return _missing_config(outer) or _wrong_value(outer, inner) or re.sub(r"\s+", " ", inner.split("\n    full_key")[0])
 
