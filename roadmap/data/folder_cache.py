@@ -1,7 +1,7 @@
 """Lists of the images of large datasets, kept from one run to the next.
 
-Reading the folders of ImageNet takes minutes on a network file system, and each run of a study does it. A list is used
-only while no folder has been changed since: a file that is added, removed or renamed changes its folder's time.
+Without them, each run of a study reads the folders of all images. A list is used only if no folder has changed since:
+a file that is added, removed or renamed changes the time of its folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from roadmap.runtime.files import write_atomically
 
-MIN_IMAGES = 50_000  # smaller datasets are read in less than a second
+MIN_IMAGES = 50_000  # the folders of smaller datasets are read each time
 MIN_AGE_SECONDS = 10.0  # a folder that changed later could change again without a new time
 
 

@@ -29,16 +29,20 @@ class RankDiedError(Exception):
 
 
 def check_processes(spec: RunSpec, on_this_machine: bool = True) -> None:
-    """Raise SpecError if `processes` is set under torchrun, which has started the processes, or is more than the GPUs
-    of this machine, or than its cores if it has none."""
+    """Raise SpecError if `processes` is set under torchrun, which has started the processes.
+
+    Also if the runs train on this machine and it has fewer GPUs, or fewer cores if it has no GPU.
+    """
     if spec.processes is None:
         return
     if is_distributed():
         reason = "under torchrun its own processes train each run; leave processes out"
         raise SpecError(f"processes={spec.processes}: {reason}")
-    num_gpus = 0 if spec.device is Device.cpu or not on_this_machine else count_gpus()
+    if not on_this_machine:
+        return
+    num_gpus = 0 if spec.device is Device.cpu else count_gpus()
     most, what = (num_gpus, "GPUs") if num_gpus else (num_cores(), "cores")
-    if on_this_machine and spec.processes > most:
+    if spec.processes > most:
         raise SpecError(f"processes={spec.processes}: this machine has {most} {what}; use {most} or less")
 
 
@@ -54,8 +58,8 @@ def train_in_processes(
     """Train the run with `num_processes` processes, one per GPU, and return its status.
 
     `threads` is the number of CPU threads of all processes together, by default the number of cores. The other
-    arguments are those of `training.run`.
-    Raises SpecError, LockedError and Stopped as `training.run` does, and RankDiedError.
+    arguments are those of `training.run`. Raises SpecError, LockedError and Stopped as `training.run` does, and
+    RankDiedError.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
