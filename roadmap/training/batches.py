@@ -43,7 +43,8 @@ def load_batches(
     workers = num_workers(spec.data, device.type, max(1, resources.cores // world.local_size))
     accumulate = 1
     if not isinstance(splits.train, IterableDataset):
-        memory = device_config.memory_bytes() * resources.device_share
+        num_sharing = world.local_size if device.type == "cpu" else 1  # each process has a GPU of its own
+        memory = device_config.memory_bytes() * resources.device_share / num_sharing
         chosen = choose_accumulate(spec, schedule.batch_size, world, memory, device_config.precision)
         accumulate = int(*distributed.all_reduce_max(chosen))  # devices may differ
     elif spec.accumulate is not None:
