@@ -6,6 +6,7 @@ other.
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
@@ -230,11 +231,12 @@ def _measure(
     out.put(images / (time.perf_counter() - started))
 
 
-def fastest_flags(case: Case, threads: list[int], seconds: float) -> Flags:
+def fastest_flags(case: Case, threads: list[int], options: argparse.Namespace) -> Flags:
     """Return the fastest flags of timm's side: first precision and memory layout, then the number of loader workers."""
 
     def fastest(candidates: list[Flags]) -> Flags:
-        rates = [images_per_second(TimmTraining, case, flags, threads=threads, seconds=seconds) for flags in candidates]
+        settings = {"threads": threads, "seconds": options.seconds}
+        rates = [options.measure(images_per_second, TimmTraining, case, flags, **settings) for flags in candidates]
         return candidates[rates.index(max(rates))]
 
     flags = fastest([Flags(bf16, channels_last) for bf16 in (True, False) for channels_last in (True, False)])
