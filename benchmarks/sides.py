@@ -66,7 +66,7 @@ def our_training(case: Case, part: str) -> Iteration:
     """
     spec = compose(*case.overrides)
     training = trainer.Trainer(spec, device.choose_device(Device.auto, Precision.auto), Metrics())
-    batch_size, forward = training.schedule.batch_size, training._wrap_model()
+    batch_size, forward = training.schedule.batch_size, training.wrap_model()
     batches = _endless(lambda epoch: training.augment.augment_in_chunks(training.train_batches.epoch(epoch), epoch))
     if part == "load":
         return lambda: len(training.augment(next(batches), 0, 0, batch_size)[0])

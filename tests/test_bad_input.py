@@ -64,7 +64,7 @@ def test_a_study_name_with_other_characters_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["a", "1", "1e5", "true", "A-b_c.d", "x" * 64])
 def test_a_study_name_with_allowed_characters_is_accepted(name: str) -> None:
-    result = call_main(f"study={name}", "plan=true")
+    result = call_main(f"study={name}", "plan=true", "plan_device=none")
     assert result.code == 0 and f"\n{name}: 1 runs" in result.out
 
 
@@ -73,7 +73,9 @@ def test_a_study_without_its_plus_is_refused_with_a_hint() -> None:
         "study=roadmap: only names the study and does not select its runs; use +study=roadmap", "study=roadmap"
     )
     assert_refused("use +study=recipe, or another name", "-m", "study=recipe", "seed=0,1")
-    assert call_main("study=roadmap", "+step=gelu", "plan=true").code == 0  # a run that joins the study
+    assert (
+        call_main("study=roadmap", "+step=gelu", "plan=true", "plan_device=none").code == 0
+    )  # a run that joins the study
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,9 @@ def test_two_studies_in_one_command_are_refused_with_a_hint(arguments: tuple[str
 
 def test_an_included_study_may_be_renamed() -> None:
     for name in ("mine", "kernel_sizes", "recipe"):
-        result = call_main("+study=kernel_sizes", f"study={name}", "+step=gelu", "seed=0,1", "plan=true")
+        result = call_main(
+            "+study=kernel_sizes", f"study={name}", "+step=gelu", "seed=0,1", "plan=true", "plan_device=none"
+        )
         assert result.code == 0 and f"\n{name}: 2 runs" in result.out, result
 
 
@@ -212,7 +216,7 @@ def test_a_folder_that_cannot_be_written_is_refused(field: str, target: str) -> 
     Path("link").symlink_to(target)
     for path in ("link", "link/below"):
         assert_refused(f"{field}={path}: ", f"{field}={path}")
-        result = call_main(f"{field}={path}", "plan=true")  # a dry run writes nothing
+        result = call_main(f"{field}={path}", "plan=true", "plan_device=none")  # a dry run writes nothing
         assert result.code == 0 and not result.err
 
 
@@ -230,7 +234,7 @@ def test_a_dry_run_and_cfg_work_in_a_folder_that_cannot_be_written(monkeypatch: 
 
     monkeypatch.setattr(os, "access", access)
     assert_refused("is not a writable folder; use another folder", "+step=gelu")
-    assert call_main("+step=gelu", "plan=true").code == 0
+    assert call_main("+step=gelu", "plan=true", "plan_device=none").code == 0
     assert call_main("+step=gelu", "--cfg", "job").code == 0
 
 
@@ -243,7 +247,7 @@ def test_cfg_says_what_a_study_sweeps_over() -> None:
 
 
 def test_options_may_follow_overrides() -> None:
-    result = call_main("+step=gelu", "-m", "seed=0,1", "plan=true")
+    result = call_main("+step=gelu", "-m", "seed=0,1", "plan=true", "plan_device=none")
     assert result.code == 0 and "2 runs" in result.out
 
 
@@ -252,5 +256,19 @@ def test_help_shows_three_examples() -> None:
     assert result.code == 0
     examples = result.out.split("Examples:\n")[1].splitlines()
     assert sum(line.startswith("roadmap ") and "  " in line for line in examples) == 3
-    for line, dry_run in zip(examples, (("plan=true",), ("--cfg", "job"), ("plan=true",)), strict=False):
+    for line, dry_run in zip(
+        examples,
+        (
+            (
+                "plan=true",
+                "plan_device=none",
+            ),
+            ("--cfg", "job"),
+            (
+                "plan=true",
+                "plan_device=none",
+            ),
+        ),
+        strict=False,
+    ):
         assert call_main(*line.split("  ")[0].split()[1:], *dry_run).code == 0

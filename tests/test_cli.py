@@ -35,7 +35,7 @@ def call(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 def test_all_ways_take_overrides(way: str, tmp_path: Path) -> None:
     if not Path(WAYS[way][0]).exists():
         pytest.skip("the package is not installed in this environment")
-    result = call([*WAYS[way], "+step=gelu", "plan=true"], tmp_path)
+    result = call([*WAYS[way], "+step=gelu", "plan=true", "plan_device=none"], tmp_path)
     assert result.returncode == 0 and "gelu seed=0" in result.stdout, result.stderr
     result = call([*WAYS[way], "+step=gelo"], tmp_path)
     assert result.returncode == 2 and result.stderr == "error: step=gelo: unknown; did you mean gelu?\n"
@@ -103,7 +103,7 @@ def test_an_error_of_the_system_is_one_line_with_the_path(monkeypatch: pytest.Mo
     assert result.code == EXIT_RUN_FAILED and result.err == "error: reports/roadmap.csv: No space left on device\n"
 
 
-DRY_RUN, LIST = "+step=gelu plan=true", "runs --out ."
+DRY_RUN, LIST = "+step=gelu plan=true plan_device=none", "runs --out ."
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_ctrl_c_during_an_import_is_one_line(tmp_path: Path) -> None:
                     os.kill(os.getpid(), signal.SIGINT)
 
         sys.meta_path.insert(0, Interruption)
-        main(["+step=gelu", "plan=true"])
+        main(["+step=gelu", "plan=true", "plan_device=none"])
     """
     for package in ("yaml", "hydra", "omegaconf"):
         result = call([sys.executable, "-c", program, package], tmp_path)

@@ -103,7 +103,7 @@ def to_spec(config: DictConfig) -> RunSpec:
     check_conflicts(list(spec.transforms))
     spec.transforms = {name: spec.transforms[name] for name in sort_transforms(list(spec.transforms))}
     check_effects(spec.data)
-    spec.data = complete_data_spec(spec.data)
+    spec.data = complete_data_spec(spec.data, dry_run=spec.plan)
     validate_base(spec.base)
     validate_sizes(spec.network)
     _scale_network(spec)

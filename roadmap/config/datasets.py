@@ -46,6 +46,7 @@ class KnownDataset:
     source: Source
     num_classes: int | None = None  # None: the number of class folders
     classes: tuple[str, ...] = ()  # in the order of their labels; empty: unknown, or the names of the folders
+    sizes: tuple[int, int] | None = None  # number of training and of test images; None: it depends on the files
     # The other fields belong to downloadable datasets.
     files_in_root: tuple[str, ...] = ()  # files (also with the ending .gz) and folders; all of them are needed
     folders: tuple[str, ...] = (".",)  # where they can be, relative to data.root or absolute; the first match is used
@@ -54,31 +55,43 @@ class KnownDataset:
 
 
 KNOWN_DATASETS = {
-    "digits": KnownDataset(Source.embedded, 10, DIGITS),
+    "digits": KnownDataset(Source.embedded, 10, DIGITS, (1_437, 360)),
     "fashion_mnist": KnownDataset(
         Source.downloadable,
         10,
         FASHION_MNIST,
+        (60_000, 10_000),
         files_in_root=FASHION_MNIST_FILES["train"] + FASHION_MNIST_FILES["test"],
         # data.root, where torchvision puts them, and Debian's package dataset-fashion-mnist
         folders=(".", "FashionMNIST/raw", "/usr/share/datasets/fashion-mnist"),
         torchvision_class="FashionMNIST",
     ),
     "cifar10": KnownDataset(
-        Source.downloadable, 10, CIFAR10, files_in_root=("cifar-10-batches-py",), torchvision_class="CIFAR10"
+        Source.downloadable,
+        10,
+        CIFAR10,
+        (50_000, 10_000),
+        files_in_root=("cifar-10-batches-py",),
+        torchvision_class="CIFAR10",
     ),
     "cifar100": KnownDataset(
-        Source.downloadable, 100, CIFAR100, files_in_root=("cifar-100-python",), torchvision_class="CIFAR100"
+        Source.downloadable,
+        100,
+        CIFAR100,
+        (50_000, 10_000),
+        files_in_root=("cifar-100-python",),
+        torchvision_class="CIFAR100",
     ),
     "imagenette": KnownDataset(
         Source.downloadable,
         10,
         IMAGENETTE,
+        (9_469, 3_925),
         files_in_root=("imagenette2-160",),
         torchvision_class="Imagenette",
         split_arguments=({"split": "train", "size": "160px"}, {"split": "val", "size": "160px"}),
     ),
-    "imagenet": KnownDataset(Source.folder),
+    "imagenet": KnownDataset(Source.folder, sizes=(1_281_167, 50_000)),
     "folder": KnownDataset(Source.folder),
 }
 
@@ -91,10 +104,11 @@ def root_decides_result(name: str) -> bool:
     return name not in KNOWN_DATASETS or KNOWN_DATASETS[name].source is Source.folder
 
 
-def complete_data_spec(data: DataSpec) -> DataSpec:
+def complete_data_spec(data: DataSpec, dry_run: bool = False) -> DataSpec:
     """Return `data` with the folder and the number of classes filled in where the dataset determines them.
 
-    Raises SpecError if the dataset is unknown, if it is absent and cannot be downloaded, or if it contradicts a field.
+    For a dry run, the images of a dataset of known size need not be on this machine. Raises SpecError if the dataset is
+    unknown, if it is absent and cannot be downloaded, or if it contradicts a field.
     """
     if "/" in data.name:
         return _complete_timm(data)
@@ -103,6 +117,9 @@ def complete_data_spec(data: DataSpec) -> DataSpec:
         raise SpecError(f"data.name={data.name}: unknown; use one of {names}, or a timm dataset as hfds/OWNER/NAME")
     known = KNOWN_DATASETS[data.name]
     if known.source is Source.folder:
+        is_known = known.sizes is not None and data.num_classes is not None
+        if dry_run and is_known and not (data.root and is_folder(data.root)):
+            return data
         return complete_folder(data)
     fits = data.num_classes in (None, known.num_classes)
     message = f"{data.name} has {known.num_classes} classes; leave data.num_classes out"

@@ -207,6 +207,7 @@ class RunSpec:
     design: DesignSpec = field(default_factory=DesignSpec)
     reference: str | None = None  # transform of a reference network (swin) that the study also trains; None: none
     plan: bool = False  # dry run: list the runs, their status and their estimated cost
+    plan_device: str = "auto"  # with `plan`: auto, none, here, or the name of a GPU; see sweep.estimate
     device: Device = Device.auto
     precision: Precision = Precision.auto
     weights: str | None = None  # timm/NAME or a file: weights to start from

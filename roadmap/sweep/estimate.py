@@ -1,104 +1,166 @@
-"""The dry run of a study: its runs, which of them are done, and how long the others take, estimated from records."""
+"""The dry run of a study: its runs, which of them are done, and what the others take.
+
+The durations come from the records of earlier runs. Where there are none, `plan_device` decides: `auto` measures the
+networks on this machine (`roadmap.sweep.forecast`), and `none` leaves them unknown. `here` measures in any case, and
+the name of a GPU takes published measurements instead.
+"""
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
+import heapq
 from collections.abc import Sequence
-from pathlib import Path
-from statistics import mean
+from statistics import median
 from typing import Any
 
-from roadmap.config.schedule import scaled_epochs
-from roadmap.records.record import COMPLETED, RUNS_FOLDER, config_hash, config_of, finished_record, read_record
-from roadmap.runtime import system
+from roadmap.config.schema import RunSpec
+from roadmap.records.record import COMPLETED, config_hash, finished_record
+from roadmap.runtime import gpus, system
 from roadmap.runtime.progress import format_duration
+from roadmap.runtime.world import is_rank_zero
+from roadmap.sweep.durations import KnownDurations
+from roadmap.sweep.forecast import HERE, RECORD_BYTES, Forecast, make_forecast
 from roadmap.sweep.placement import Placement, choose_placement
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.run_process import summarize_record
 
+GPU_COUNTS = (1, 8, 64)  # of which the time is shown
+GPUS_PER_RUN = (1, 2, 4, 8)  # that one machine commonly has
 
-def estimate_runtime(runs: Sequence[PlannedRun]) -> str:
-    """Return a line for each run, then lines for time and cost of all; nothing is started or written."""
-    durations = _KnownDurations(runs[0].spec.out)
-    lines: list[str] = []
-    estimates: list[float] = []  # seconds
-    num_unknown = num_done = 0
-    for run in runs:
-        record = finished_record(run.spec)
-        if record is not None:
-            num_done += 1
-            seconds = format_duration(record["wall_seconds"])
-            lines.append(f"  done   {seconds:>8}  {run.title}: {summarize_record(record)}")
-            continue
-        epochs = scaled_epochs(run.spec.recipe, run.spec.budget)
-        estimate = durations.estimate(config_hash(run.spec), config_of(run.spec), epochs)
-        if estimate is None:
-            num_unknown += 1
-        else:
-            estimates.append(estimate)
-        lines.append(f"  to do  {'?' if estimate is None else f'~{format_duration(estimate)}':>8}  {run.title}")
+
+def estimate_runtime(runs: Sequence[PlannedRun], placement: Placement | None = None) -> str:
+    """Return a line for each run, then lines for time, cost, memory and disk of all; nothing is trained or written.
+
+    `placement` is where the runs would train; by default that of a sweep.
+    """
+    if not is_rank_zero():
+        return ""
+    placement = placement or choose_placement(runs)
+    plan_device = runs[0].spec.plan_device
+    records = [finished_record(run.spec) for run in runs]
+    known = KnownDurations(runs[0].spec.out)
+    estimates: list[float | None] = [None] * len(runs)
+    if plan_device in ("auto", "none"):
+        estimates = [known.estimate(run.spec) for run in runs]
+    forecast: Forecast | None = None
+    unknown = [i for i, record in enumerate(records) if record is None and estimates[i] is None]
+    if plan_device not in ("auto", "none"):
+        forecast = make_forecast(runs, plan_device, placement)
+    elif plan_device == "auto" and unknown:
+        forecast = make_forecast([runs[i] for i in unknown], HERE, placement)
+    if forecast is not None:
+        predicted = [forecast.seconds.get(config_hash(run.spec)) for run in runs]
+        estimates = [own if own is not None else other for own, other in zip(estimates, predicted, strict=True)]
+    lines = [_line(*columns) for columns in zip(runs, records, estimates, strict=True)]
+    num_done = sum(record is not None for record in records)
     lines.append(f"{runs[0].spec.study}: {len(runs)} runs, {num_done} done, {len(runs) - num_done} to do")
-    if estimates:
-        lines += _totals(estimates, num_unknown, choose_placement(runs))
-        lines.append(f"estimated from {len(durations.used)} records, on {', '.join(sorted(durations.devices))}")
-    elif num_unknown:
+    to_do = [estimate for record, estimate in zip(records, estimates, strict=True) if record is None]
+    durations = [estimate for estimate in to_do if estimate is not None]
+    if durations:
+        lines += _totals(durations, len(to_do) - len(durations), runs[0].spec, placement)
+    elif forecast is None and to_do:
         lines.append("time, cost: unknown until a run with this data, base and budget is completed")
-    return "\n".join(lines)
+    if forecast is not None:
+        lines += _resources(forecast, runs, placement.num_parallel)
+    if known.used and durations and plan_device in ("auto", "none"):
+        lines.append(f"estimated from {len(known.used)} records, on {', '.join(sorted(known.devices))}")
+    return "\n".join([*lines, *_comparison(records, estimates, forecast)])
 
 
-def _totals(estimates: list[float], num_unknown: int, placement: Placement) -> list[str]:
-    """Return the lines of time and cost; `estimates` are seconds per run."""
-    total, parallel = sum(estimates), placement.num_parallel
-    wall = max(*estimates, total / parallel) if len(estimates) > 1 else estimates[0]
+def _line(run: PlannedRun, record: dict[str, Any] | None, estimate: float | None) -> str:
+    if record is not None:
+        seconds = format_duration(record["wall_seconds"])
+        return f"  done   {seconds:>8}  {run.title}: {summarize_record(record)}"
+    return f"  to do  {'?' if estimate is None else f'~{format_duration(estimate)}':>8}  {run.title}"
+
+
+def _totals(durations: list[float], num_unknown: int, spec: RunSpec, placement: Placement) -> list[str]:
+    """Return the lines of time and cost; `durations` are seconds per run."""
+    total = sum(durations)
     unknown = f", and {num_unknown} runs without an estimate" if num_unknown else ""
-    return [
-        f"time: {format_duration(total)} of run time, {format_duration(wall)} with {parallel} at once{unknown}",
-        f"cost: {_cost(total, placement)}",
-    ]
+    if spec.plan_device not in ("auto", "none", HERE):
+        times = "; ".join(_time_on_gpus(durations, count, spec.processes) for count in GPU_COUNTS)
+        return [f"time: {times}{unknown}", f"cost: {_hours(total)} of GPU time"]
+    parallel = placement.num_parallel
+    wall = format_duration(makespan(durations, parallel))
+    together = f" of run time, {wall} with {parallel} at once" if len(durations) > 1 or unknown else ""
+    return [f"time: {format_duration(total)}{together}{unknown}", f"cost: {_cost(total, placement)}"]
+
+
+def makespan(durations: Sequence[float], num_parallel: int) -> float:
+    """Return the time until the last run ends, if runs start in this order whenever one of `num_parallel` slots is
+    free."""
+    ends = [0.0] * num_parallel
+    for duration in durations:
+        heapq.heapreplace(ends, ends[0] + duration)
+    return max(ends)
+
+
+def _time_on_gpus(durations: Sequence[float], count: int, processes: int | None) -> str:
+    """Return the shortest time on `count` GPUs, if several GPUs per run are as many times as fast as one."""
+    choices = [number for number in (GPUS_PER_RUN if processes is None else (processes,)) if number <= count]
+    if not choices:
+        return f"a run with processes={processes} does not fit {count} GPU{'s' * (count > 1)}"
+    seconds = {number: makespan([d / number for d in durations], count // number) for number in choices}
+    best = min(choices, key=lambda number: (seconds[number], number))
+    together = f" (processes={best})" if best > 1 else ""
+    return f"{_hours(seconds[best])} on {count} GPU{'s' * (count > 1)}{together}"
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:,.0f} h" if seconds >= 36_000 else format_duration(seconds)
 
 
 def _cost(seconds: float, placement: Placement) -> str:
     if placement.num_gpus:
-        return f"{seconds / 3600:.2g} GPU-hours"
+        return f"{seconds * placement.num_ranks / 3600:.2g} GPU-hours"
     return f"{seconds * (placement.num_threads or system.num_cores()) / 3600:.2g} core-hours"
 
 
-class _KnownDurations:
-    """Durations of completed runs: the mean over a network's other seeds, else over the runs with the same data, base
-    and budget, in proportion to the number of epochs, which differs between recipes."""
-
-    def __init__(self, out: str) -> None:
-        self.records: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        self.used: set[str] = set()  # paths of the records that an estimate was made from
-        self.devices: set[str] = set()  # their devices
-        for path in sorted((Path(out) / RUNS_FOLDER).glob("*/record.json")):
-            record = read_record(path.parent)
-            if record is not None and record["status"] == COMPLETED:
-                record["path"] = str(path)
-                for key in (record["config_hash"], _data_base_budget(record["config"])):
-                    self.records[key].append(record)
-
-    def estimate(self, config_hash: str, config: dict[str, Any], epochs: int) -> float | None:
-        """Return the expected seconds of a run with `epochs` epochs, or None if there is no such record."""
-        exact = self.records.get(config_hash)
-        records = exact or [record for record in self.records.get(_data_base_budget(config), ()) if _epochs(record)]
-        if not records:
-            return None
-        self.used |= {record["path"] for record in records}
-        self.devices |= {record["device"]["name"] for record in records}
-        if exact:
-            return mean(record["wall_seconds"] for record in records)
-        return epochs * mean(record["wall_seconds"] / _epochs(record) for record in records)
+def _resources(forecast: Forecast, runs: Sequence[PlannedRun], parallel: int) -> list[str]:
+    """Return the lines of memory, disk, and how the forecast was made."""
+    if forecast.problem:
+        return [f"time, cost: unknown: {forecast.problem}"]
+    lines = []
+    if (need := forecast.memory) is not None:
+        parts = f" with accumulate={need.accumulate}" if need.accumulate > 1 else ""
+        fits = "" if need.fits else ": too little; use a smaller budget.batch_size or more processes"
+        lines.append(f"memory: {_gib(need.needed)} of {_gib(need.available)}{parts} ({forecast.largest}){fits}")
+    works = [work for run in runs if (work := forecast.workloads.get(config_hash(run.spec))) is not None]
+    at_end = sum(RECORD_BYTES + work.num_test + work.weights_bytes for work in works)
+    # While a checkpoint is written, the one before it is still there.
+    checkpoints = sum(sorted((2 * work.checkpoint_bytes for work in works), reverse=True)[:parallel])
+    lines.append(f"disk: {_gib(at_end)} in the end, {_gib(at_end + checkpoints)} with the checkpoints of running runs")
+    reading = "" if all(run.spec.data.small_images for run in runs) else ", without the time to read images"
+    lines.append(f"forecast for {forecast.device}: {forecast.method}{reading}")
+    return lines
 
 
-def _epochs(record: dict[str, Any]) -> int:
-    """Return the number of epochs of a record's run; 0 if it is unknown."""
-    plan = record.get("plan")
-    epochs = plan.get("epochs") if isinstance(plan, dict) else None
-    return epochs if isinstance(epochs, int) else 0
+def _gib(size: float) -> str:
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
 
 
-def _data_base_budget(config: dict[str, Any]) -> str:
-    base = [config["base"][name] for name in ("name", "width_factor", "depth_factor")]
-    return json.dumps([config["data"]["name"], base, config["budget"]], sort_keys=True)
+def _comparison(
+    records: Sequence[dict[str, Any] | None], estimates: Sequence[float | None], forecast: Forecast | None
+) -> list[str]:
+    """Return a line that compares the estimates of completed runs with their records, if there are any.
+
+    An estimate from records does not use the record of the run itself. A forecast is compared with records of the same
+    device only.
+    """
+    errors = []
+    for record, estimate in zip(records, estimates, strict=True):
+        if record is None or estimate is None or record["status"] != COMPLETED:
+            continue
+        if forecast is None or _is_same_device(forecast.device, record):
+            errors.append(100 * (estimate / record["wall_seconds"] - 1))
+    if not errors:
+        return []
+    spread = f"{min(errors):+.0f} % to {max(errors):+.0f} %, median {median(errors):+.0f} %"
+    runs = "run" if len(errors) == 1 else "runs"
+    return [f"check: such estimates of {len(errors)} completed {runs} differ from the records by {spread}"]
+
+
+def _is_same_device(device: str, record: dict[str, Any]) -> bool:
+    name = record["device"]["name"]
+    gpu = gpus.find_gpu(device)
+    return name == device or (gpu is not None and gpus.find_gpu(name) == gpu)

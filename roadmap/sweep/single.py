@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from roadmap.config.choices import Design
+from roadmap.config.choices import Design, Device
 from roadmap.config.designs import Layout
 from roadmap.config.schema import SpecError
 from roadmap.config.steps import note_on_names
@@ -16,7 +16,9 @@ from roadmap.runtime.signals import Stopped
 from roadmap.runtime.world import is_distributed, is_rank_zero
 from roadmap.sweep.errors import RunFailed
 from roadmap.sweep.estimate import estimate_runtime
+from roadmap.sweep.forecast import check_plan_device
 from roadmap.sweep.local_ranks import RankDiedError, check_processes, train_in_processes
+from roadmap.sweep.placement import Placement, count_gpus
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.run_process import record_failure, summarize_record, with_log
 from roadmap.sweep.scheduler import how_to_resume
@@ -28,7 +30,9 @@ def run_single(run: PlannedRun) -> None:
     Raises RunFailed if it fails or diverges, Stopped after a signal, SpecError for fields that only a study has.
     """
     spec = run.spec
-    check_processes(spec)
+    check_plan_device(spec.plan_device)
+    if not spec.plan:  # a plan may be for another machine
+        check_processes(spec)
     if spec.reference is not None:
         raise SpecError(f"reference={spec.reference}: needs a study; for one run use +transform={spec.reference}")
     if spec.design.name is not Design.grid:
@@ -37,7 +41,8 @@ def run_single(run: PlannedRun) -> None:
     if (note := note_on_names([spec.transforms])) is not None:
         logger.info(note)
     if spec.plan:
-        logger.info(estimate_runtime([run]))
+        num_gpus = 0 if spec.device is Device.cpu else min(1, count_gpus())
+        logger.info(estimate_runtime([run], Placement(1, None, num_gpus * (spec.processes or 1), spec.processes or 1)))
         return
     read_manifest(study_folder(spec))  # raises SpecError for a damaged study.json, before the training
     folder = run_folder(spec)

@@ -33,6 +33,7 @@ from roadmap.runtime.logs import logger
 from roadmap.runtime.world import is_rank_zero
 from roadmap.sweep.errors import RunFailed
 from roadmap.sweep.estimate import estimate_runtime
+from roadmap.sweep.forecast import check_plan_device
 from roadmap.sweep.launchers import launcher_of, run_on_cluster
 from roadmap.sweep.local_ranks import check_processes
 from roadmap.sweep.plan import plan_runs
@@ -51,6 +52,7 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     """
     runs, layout = plan_runs(config, loader, arguments)
     first = runs[0].spec
+    check_plan_device(first.plan_device)
     if (note := note_on_names(run.spec.transforms for run in runs)) is not None:
         logger.info(note)
     if first.plan:

@@ -26,7 +26,7 @@ from roadmap.runtime.signals import Stopped, StopRequest, deferred_signals
 from roadmap.runtime.system import Resources, whole_machine
 from roadmap.runtime.world import current_world
 from roadmap.training import checkpoint, recipe
-from roadmap.training.batches import load_batches
+from roadmap.training.batches import Batches, load_batches
 from roadmap.training.device import DeviceConfig, configure_torch
 from roadmap.training.evaluation import DivergedError, Evaluation, check_above_chance, evaluate, evaluated_epochs
 from roadmap.training.forward import ForwardPass
@@ -47,17 +47,18 @@ class Trainer:
         metrics: Metrics,
         title: str = "",
         resources: Resources | None = None,
+        batches: Batches | None = None,
     ) -> None:
         """Build everything that the training needs; `metrics` is filled in during the training, `title` is the start of
-        each message, and `resources` are the whole machine by default. Raises SpecError if the data or weights do not
-        fit the spec."""
+        each message. By default `resources` are the whole machine, and `batches` are those of the dataset. Raises
+        SpecError if the data or weights do not fit the spec."""
         self.spec, self.device_config, self.metrics, self.title = spec, device_config, metrics, title
         self.world = current_world()
         configure_torch(device_config, spec.deterministic, spec.fast_kernels)
         self._log(f"on {device_config}" + (f", {self.world.size} processes" if self.world.size > 1 else ""))
         metrics.device, metrics.precision = device_config.name(), device_config.precision.value
         metrics.threads, metrics.processes = torch.get_num_threads(), self.world.size
-        self.schedule, self.split, self.train_batches, self.test_batches = load_batches(
+        self.schedule, self.split, self.train_batches, self.test_batches = batches or load_batches(
             spec, device_config, self.world, resources or whole_machine(), self._log
         )
         metrics.accumulate = self.split.accumulate
@@ -93,7 +94,7 @@ class Trainer:
         watched = folder if self.world.is_rank_zero else None
         progress = RunProgress(epochs, per_epoch, self.title, watched, self._num_done(), self.metrics.curve)
         with deferred_signals() as stop, self._checkpoints_in(watched), progress:
-            forward = self._wrap_model()
+            forward = self.wrap_model()
             while self.epoch < epochs:
                 self._train_epoch(forward, progress, stop)
                 row: dict[str, float | int | None] = {
@@ -117,6 +118,11 @@ class Trainer:
             with self._position_in_error():
                 check_above_chance(self.metrics.evaluation)
         return self.model
+
+    def wrap_model(self) -> ForwardPass:
+        """Return the network as an iteration calls it: under torchrun as DDP, and compiled if `compile`."""
+        self.norm_groups = use_norm_groups(self.model, self.split.num_norm_groups, self.split.shares_norm_groups)
+        return ForwardPass(self.model, self.world.size, self.spec.compile, len(self.split.parts))
 
     def _train_epoch(self, forward: ForwardPass, progress: RunProgress, stop: StopRequest) -> None:
         """Do the iterations of the epoch that are not done yet."""
@@ -207,11 +213,6 @@ class Trainer:
         if result is None:
             self._stop(stop)
         return result
-
-    def _wrap_model(self) -> ForwardPass:
-        """Return the network as an iteration calls it: under torchrun as DDP, and compiled if `compile`."""
-        self.norm_groups = use_norm_groups(self.model, self.split.num_norm_groups, self.split.shares_norm_groups)
-        return ForwardPass(self.model, self.world.size, self.spec.compile, len(self.split.parts))
 
     @contextmanager
     def _checkpoints_in(self, folder: Path | None) -> Iterator[None]:

@@ -129,7 +129,12 @@ def test_help_configs_dry_runs_and_finished_runs_do_not_import_torch(
         (tmp_path / "without" / f"{name}.py").write_text("raise RuntimeError('imported')")
     assert command_line(*sweep).returncode == 0
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "without"))
-    for arguments in (("--help",), ("+step=gelu", "--cfg", "job"), ("+step=baseline", *TINY), (*sweep, "plan=true")):
+    for arguments in (
+        ("--help",),
+        ("+step=gelu", "--cfg", "job"),
+        ("+step=baseline", *TINY),
+        (*sweep, "plan=true", "plan_device=none"),
+    ):
         result = command_line(*arguments)
         assert result.returncode == 0, result.stderr
     assert command_line("+step=gelu", *TINY).returncode != 0  # the replaced torch does raise

@@ -65,15 +65,15 @@ DAMAGED = {
 def test_a_damaged_transform_gives_a_one_line_error_with_its_name(damage: str, conf: Path) -> None:
     content, message = DAMAGED[damage]
     write_mine(conf, content)
-    assert_refused(call_main("+transform=mine", "plan=true"), "transform/mine.yaml: ", message)
+    assert_refused(call_main("+transform=mine", "plan=true", "plan_device=none"), "transform/mine.yaml: ", message)
 
 
 def test_a_damaged_file_does_not_affect_commands_that_do_not_use_it(conf: Path) -> None:
     write_mine(conf, DAMAGED["typo"][0])
     (conf / "step" / "other.yaml").write_bytes(bytes(range(128, 256)))
-    assert call_main("+step=grn", "plan=true").code == 0
+    assert call_main("+step=grn", "plan=true", "plan_device=none").code == 0
     assert call_main("+step=gelu", "+transform=[layer_norm]", "--cfg", "job").code == 0
-    assert call_main("-m", "+step=grn", "study=two", "plan=true").code == 0
+    assert call_main("-m", "+step=grn", "study=two", "plan=true", "plan_device=none").code == 0
     assert ordered_steps()[-1].name == "grn"
     assert "mine" not in all_transforms() and "other" not in all_steps()
 
@@ -84,11 +84,11 @@ def test_a_note_says_that_a_damaged_step_may_change_a_name(conf: Path, caplog: p
     note = "note: conf/step/other.yaml: is not valid YAML in line 3 "
     for arguments in (("+step=gelu", "+transform=[grn]"), ("-m", "+step=gelu", "+transform=[grn]", "seed=0,1")):
         caplog.clear()
-        assert call_main(*arguments, "plan=true").code == 0
+        assert call_main(*arguments, "plan=true", "plan_device=none").code == 0
         line = caplog.messages[0].replace(f"{conf.parent}/", "")
         assert line.startswith(note) and "a network may have another name" in line
     caplog.clear()
-    assert call_main("+step=gelu", "plan=true").code == 0 and "note" not in caplog.text
+    assert call_main("+step=gelu", "plan=true", "plan_device=none").code == 0 and "note" not in caplog.text
 
 
 def test_a_step_with_a_damaged_transform_is_refused_in_a_study_that_uses_it(conf: Path) -> None:
@@ -98,7 +98,11 @@ def test_a_step_with_a_damaged_transform_is_refused_in_a_study_that_uses_it(conf
     (conf / "step" / "mine.yaml").write_text(HEADER + "defaults: [gelu, /transform/mine]\n")
     forget_files()
     for arguments in (("+step=mine",), ("-m", "+step=gelu,mine"), ("+study=two",)):
-        assert_refused(call_main(*arguments, "seed=0", "plan=true"), "transform/mine.yaml: ", "is not valid YAML")
+        assert_refused(
+            call_main(*arguments, "seed=0", "plan=true", "plan_device=none"),
+            "transform/mine.yaml: ",
+            "is not valid YAML",
+        )
 
 
 STEPS = {
@@ -115,15 +119,19 @@ def test_a_step_that_includes_itself_or_an_unknown_file_is_refused(includes: str
     content, message = STEPS[includes]
     (conf / "step" / "mine.yaml").write_text(HEADER + content)
     (conf / "step" / "circle.yaml").write_text(HEADER + "defaults: [mine]\n")
-    assert_refused(call_main("+step=mine", "plan=true"), ".yaml: ", message)
-    assert call_main("+step=gelu", "plan=true").code == 0
+    assert_refused(call_main("+step=mine", "plan=true", "plan_device=none"), ".yaml: ", message)
+    assert call_main("+step=gelu", "plan=true", "plan_device=none").code == 0
 
 
 def test_a_file_name_with_other_characters_is_refused(conf: Path) -> None:
     (conf / "step" / "my step.yaml").write_text(HEADER + "defaults: [gelu]\n")
-    assert call_main("+step=gelu", "plan=true").code == 0
+    assert call_main("+step=gelu", "plan=true", "plan_device=none").code == 0
     for arguments in (("+step='my step'",), ("-m", "+step=glob(my*)")):
-        assert_refused(call_main(*arguments, "plan=true"), "my step.yaml", "must be 1 to 64 ASCII letters, digits")
+        assert_refused(
+            call_main(*arguments, "plan=true", "plan_device=none"),
+            "my step.yaml",
+            "must be 1 to 64 ASCII letters, digits",
+        )
 
 
 @pytest.mark.parametrize("group", ["study", "preset", "recipe"])
@@ -132,26 +140,28 @@ def test_a_damaged_file_of_another_group_gives_a_one_line_error(group: str, dama
     content = DAMAGED[damage][0]
     (conf / group / "mine.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     override = f"{'' if group == 'recipe' else '+'}{group}=mine"
-    assert_refused(call_main(override, "plan=true"), f"{group}/mine", "")
+    assert_refused(call_main(override, "plan=true", "plan_device=none"), f"{group}/mine", "")
 
 
 def test_a_preset_that_includes_itself_is_named(conf: Path) -> None:
     (conf / "preset" / "mine.yaml").write_text(HEADER + "defaults: [mine]\n")
-    assert_refused(call_main("+preset=mine", "plan=true"), "preset/mine.yaml: ", "includes itself")
+    assert_refused(call_main("+preset=mine", "plan=true", "plan_device=none"), "preset/mine.yaml: ", "includes itself")
 
 
 def test_a_typo_in_a_field_of_a_file_names_the_file_and_the_field(conf: Path) -> None:
     write_mine(conf, ENTRY + "network: {widht: 3}\n")
     message = "network.widht: unknown field; did you mean network.width?"
-    assert_refused(call_main("+transform=mine", "plan=true"), "conf/transform/mine.yaml: ", message)
+    assert_refused(call_main("+transform=mine", "plan=true", "plan_device=none"), "conf/transform/mine.yaml: ", message)
     write_mine(conf, ENTRY + "network: {width: wide}\n")
     forget_files()
-    assert_refused(call_main("+transform=mine", "plan=true"), "transform/mine", "network.width")
+    assert_refused(call_main("+transform=mine", "plan=true", "plan_device=none"), "transform/mine", "network.width")
 
 
 def test_a_directory_and_a_dangling_link_as_a_file_are_refused(conf: Path) -> None:
     (conf / "transform" / "folder.yaml").mkdir()
     (conf / "transform" / "link.yaml").symlink_to("nowhere.yaml")
-    assert call_main("+step=gelu", "plan=true").code == 0
+    assert call_main("+step=gelu", "plan=true", "plan_device=none").code == 0
     for name in ("folder", "link"):
-        assert_refused(call_main(f"+transform={name}", "plan=true"), f"transform/{name}.yaml: ", "delete")
+        assert_refused(
+            call_main(f"+transform={name}", "plan=true", "plan_device=none"), f"transform/{name}.yaml: ", "delete"
+        )

@@ -22,7 +22,10 @@ from tests.fuzz.settings import fuzz, parts
 from tests.helpers import make_spec
 
 KIND = "damaged files"
-PLANS = (["+step=baseline", "study=demo", "plan=true"], ["-m", "+step=baseline,training_recipe", "plan=true"])
+PLANS = (
+    ["+step=baseline", "study=demo", "plan=true", "plan_device=none"],
+    ["-m", "+step=baseline,training_recipe", "plan=true", "plan_device=none"],
+)
 REPORTS = (
     ["report", "experiments/runs"],
     ["report", "experiments/demo"],
@@ -132,7 +135,7 @@ def test_damaged_configs(workplace: Workplace, conf: Path, part: int, num_cases:
         shutil.copytree(conf.with_name("intact"), conf)
         damage.apply(conf / name)
         clear_caches()
-        command = [*(CONFIGS[name] if used else UNUSED), "plan=true"]
+        command = [*(CONFIGS[name] if used else UNUSED), "plan=true", "plan_device=none"]
         uses = used or name in ("recipe/modern.yaml",)  # `stage_ratio` includes the enhanced recipe
         result = workplace.check(*command, dry=True, note=f"conf/{name}: {damage}")
         if result is not None and not uses and result.code != 0:

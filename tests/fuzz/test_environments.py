@@ -21,9 +21,9 @@ from tests.helpers import Result
 
 pytestmark = pytest.mark.faults
 
+DRY = ("plan=true", "plan_device=none")
 COMMANDS = [
-    ["+step=gelu", "plan=true"], ["-m", "+step=gelu,baseline", "plan=true"], ["network.width=-1"], ["+step=gelo"],
-    ["nope"],
+    ["+step=gelu", *DRY], ["-m", "+step=gelu,baseline", *DRY], ["network.width=-1"], ["+step=gelo"], ["nope"],
     ["report", "experiments/demo"], ["report", "experiments/demo", "--to", "images"], ["report", "nope"], ["runs"],
     ["runs", "--status", "failed", "--remove", "--yes"], ["watch", "--once"], ["doctor"], ["--help"],
     ["+step=gelu", "--cfg", "job"],

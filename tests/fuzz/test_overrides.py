@@ -16,7 +16,7 @@ KIND = "overrides"
 @parts(50, 700, 7)
 def test_overrides_are_accepted_or_refused(workplace: Workplace, part: int, num_cases: int) -> None:
     def check(words: list[str]) -> None:
-        workplace.check(*words, "plan=true", dry=True)
+        workplace.check("plan_device=none", *words, "plan=true", dry=True)
 
     fuzz(KIND, check, num_cases, part, overrides())
 

@@ -113,7 +113,7 @@ def parameters_after_updates(spec: RunSpec) -> dict[str, torch.Tensor]:
     """Return the network's parameters after two updates."""
     trainer = Trainer(spec, choose_device(Device.cpu, Precision.fp32), Metrics())
     trainer.model.train()
-    forward = trainer._wrap_model()
+    forward = trainer.wrap_model()
     batches = trainer.augment.augment_in_chunks(trainer.train_batches.epoch(0, 0), 0)
     for trainer.iteration in range(2):
         trainer.train_iteration(forward, batches)

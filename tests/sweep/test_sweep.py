@@ -27,7 +27,7 @@ def test_a_sweep_continues_after_a_diverged_run_and_reports_it(command_line: Com
     assert table["status"].tolist() == ["completed", "diverged"] and table["n_seeds"].tolist() == [2, 0]
     assert "diverged (2 of 2)" in (tmp_path / "shown" / "runs" / "roadmap.md").read_text(encoding="utf-8")
 
-    dry_run = command_line(*overrides, "plan=true")
+    dry_run = command_line(*overrides, "plan=true", "plan_device=none")
     assert dry_run.returncode == 0 and "runs: 4 runs, 4 done, 0 to do" in dry_run.stdout
 
 

@@ -62,7 +62,7 @@ def trainer_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...,
 def rates_of(trainer: Trainer, iterations: list[int]) -> list[float]:
     """Return the learning rate that the optimizer has for all parameters in iterations of the whole run."""
     monitored = []
-    forward = trainer._wrap_model()
+    forward = trainer.wrap_model()
     trainer.norm_groups.layers = []  # no batch, no statistics
     trainer.split.parts = []
     for iteration in iterations:
@@ -102,7 +102,7 @@ def check_batches(trainer: Trainer, batch_size: int, norm_batch_size: int) -> No
     trainer.train_batches.sampler.epoch = 0
     assert {len(batch) for batch in trainer.train_batches.loader.batch_sampler} == {batch_size}  # type: ignore[arg-type]
     assert trainer.iterations_per_epoch == IMAGENET // batch_size
-    trainer._wrap_model()
+    trainer.wrap_model()
     count = batch_size // norm_batch_size
     assert trainer.split.norm_groups(trainer.split.parts[0]) == [(number, norm_batch_size) for number in range(count)]
     num_batch_norms = sum(isinstance(module, nn.BatchNorm2d) for module in trainer.model.modules())

@@ -59,7 +59,7 @@ def test_a_scaled_loss_gives_the_same_training() -> None:
 def test_an_update_with_gradients_that_overflow_is_skipped() -> None:
     trainer = new_trainer(Precision.fp16)
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
-    forward = trainer._wrap_model()
+    forward = trainer.wrap_model()
     batches = trainer.augment.augment_in_chunks(trainer.train_batches.epoch(0, 0), 0)
     trainer.model.train()
     trainer.iteration = 1  # the rate of the first iteration is 0

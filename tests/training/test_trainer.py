@@ -112,7 +112,7 @@ def test_large_gradients_are_not_clipped(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(recipe, "training_loss", lambda *arguments: 1e3 * loss_of(*arguments))  # pyrefly: ignore
     spec = compose("+step=baseline", *TINY, "precision=fp32", "recipe.weight_decay=0")
     trainer = Trainer(spec, choose_device(Device.cpu, Precision.fp32), Metrics())
-    forward = trainer._wrap_model()
+    forward = trainer.wrap_model()
     weight = trainer.model.get_parameter("head.weight")
     before = weight.detach().clone()
     gradients: list[torch.Tensor] = []

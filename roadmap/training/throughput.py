@@ -1,0 +1,119 @@
+"""A short measurement of the training throughput of a network on this device, for plans (`plan=true`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from roadmap.config.schedule import make_schedule
+from roadmap.config.schema import RunSpec
+from roadmap.data.images import Batch
+from roadmap.data.loaders import Loader
+from roadmap.data.sampling import BatchSplit
+from roadmap.models.complexity import measure_cost
+from roadmap.training.batches import Batches
+from roadmap.training.device import DeviceConfig, choose_device
+from roadmap.training.metrics import Metrics
+from roadmap.training.recipe import CHUNK_IMAGES
+from roadmap.training.trainer import Trainer
+
+# Multiply-adds of the forward passes of a measured batch: less keeps a device busy for too short a time.
+BATCH_MACS = {"cpu": 5e9, "mps": 1e11}
+GPU_BATCH_MACS = 1e12
+WARM_UP = 2  # iterations
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """What was measured, in one process."""
+
+    device: str
+    setup_seconds: float  # until the first iteration
+    train: float  # images/s of augmentation, forward pass, backward pass and update
+    evaluation: float  # images/s of an evaluation
+
+
+class RandomImages(Loader):
+    """Loader that yields the same batch of random images again and again."""
+
+    def __init__(self, spec: RunSpec, batch_size: int, device: torch.device) -> None:
+        self.augments = not spec.data.small_images  # as loader processes do, whose work is not measured
+        self.num_images = self.batch_size = batch_size
+        self.iterations_per_epoch = 1
+        size, classes = spec.data.image_size, spec.network.num_classes or 2
+        self.images = torch.randint(256, (batch_size, spec.network.in_chans, size, size), dtype=torch.uint8)
+        self.images = self.images.to(device if spec.data.small_images else "cpu")
+        self.labels = torch.arange(batch_size) % classes
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batch without end."""
+        positions = torch.arange(self.batch_size)
+        while True:
+            yield Batch(self.images, self.labels.to(self.images.device), positions, positions)
+
+
+def measure_throughput(spec: RunSpec, seconds: float = 1.0) -> Throughput:
+    """Train and evaluate the network of `spec` for about `seconds` each, on random images.
+
+    Reading and decoding of image files and torch.compile are not measured. Raises SpecError if the device is absent.
+    """
+    started = time.perf_counter()
+    device_config = choose_device(spec.device, spec.precision)
+    spec = replace(spec, compile=False, weights=None)
+    batch_size = _measured_batch_size(spec, device_config)
+    batches = _random_batches(spec, batch_size, device_config)
+    trainer = Trainer(spec, device_config, Metrics(), batches=batches)
+    forward = trainer.wrap_model()
+    images = trainer.augment.augment_in_chunks(batches.train.epoch(0), 0)
+
+    def train_iteration() -> int:
+        trainer.train_iteration(forward, images)
+        return batch_size
+
+    trainer.model.train()
+    for _ in range(WARM_UP):
+        train_iteration()
+    device_config.synchronize()
+    setup_seconds = time.perf_counter() - started
+    # Small images are augmented in chunks: as many images as in whole chunks belong to each measurement.
+    chunk = batch_size if batches.train.augments else -(-CHUNK_IMAGES // batch_size) * batch_size
+    train = _images_per_second(train_iteration, chunk, seconds, device_config)
+    trainer.model.eval()
+    batch = next(batches.test.epoch(0))
+    evaluation = _images_per_second(lambda: _classify(trainer, batch), batch_size, seconds / 2, device_config)
+    return Throughput(device_config.name(), setup_seconds, train, evaluation)
+
+
+def _measured_batch_size(spec: RunSpec, device_config: DeviceConfig) -> int:
+    """Return an even number of images, at most a batch of the run, that keeps the device busy."""
+    macs = 1e9 * measure_cost(spec.network, spec.data.image_size).gmacs
+    wanted = BATCH_MACS.get(device_config.device.type, GPU_BATCH_MACS) / macs
+    largest = spec.budget.batch_size or spec.recipe.batch_size
+    return max(2, int(min(max(wanted, 8), largest)) // 2 * 2)
+
+
+def _random_batches(spec: RunSpec, batch_size: int, device_config: DeviceConfig) -> Batches:
+    images = RandomImages(spec, batch_size, device_config.device)
+    schedule = replace(make_schedule(spec.recipe, spec.budget, 10 * batch_size), batch_size=batch_size)
+    return Batches(schedule, BatchSplit.of(spec, batch_size), images, images)
+
+
+@torch.no_grad()
+def _classify(trainer: Trainer, batch: Batch) -> int:
+    with trainer.device_config.autocast():
+        logits: Tensor = trainer.model(trainer.augment.normalize(batch.images))
+    return len(logits)
+
+
+def _images_per_second(work: Callable[[], int], chunk: int, seconds: float, device_config: DeviceConfig) -> float:
+    """Return the images/s of calls of `work`, which returns a number of images, over whole multiples of `chunk`."""
+    images, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds or images % chunk:
+        images += work()
+        if images % chunk == 0:
+            device_config.synchronize()
+    return images / (time.perf_counter() - started)
