@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -220,6 +221,8 @@ def images_per_second(make: Callable[..., Iteration], *arguments: Any, threads: 
 def _measure(
     make: Callable[..., Iteration], arguments: Any, threads: int, seconds: float, barrier: Any, out: Any
 ) -> None:
+    if sys.platform == "linux":  # timm's loader processes, as in its script; otherwise they would be the fork server's
+        multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(threads)
     iteration = make(*arguments)
     for _ in range(3):
