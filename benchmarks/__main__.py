@@ -4,6 +4,7 @@
     python -m benchmarks peak      # each step's share of the processor's peak throughput
     python -m benchmarks study     # a whole study against the same runs with timm's components, one after another
     python -m benchmarks steps     # the networks of the published study against its ResNet: multiply-adds and images/s
+    python -m benchmarks gpu       # on one GPU: against timm, share of peak, several runs at once, torch.compile
     python -m benchmarks commit    # runs of this version against those of another commit (--commit)
 
 `python benchmarks/kernels.py` measures our CPU kernels alone. `stations` is an older name of `steps`.
@@ -19,9 +20,12 @@ from pathlib import Path
 
 from benchmarks.commits import compare_with_commit
 from benchmarks.cpu import compare_with_timm, measure_share_of_peak, measure_steps
+from benchmarks.gpu import measure_gpu
 from benchmarks.load import Measurements
 from benchmarks.study import compare_whole_study
 from benchmarks.tables import CORES
+from roadmap.config.choices import Device
+from roadmap.config.schema import SpecError
 from roadmap.runtime.system import cpu_name, git_state, package_versions
 from roadmap.training.device import cpu_bf16_unit
 
@@ -31,6 +35,7 @@ BENCHMARKS = {
     "study": compare_whole_study,
     "steps": measure_steps,
     "stations": measure_steps,
+    "gpu": measure_gpu,
     "commit": compare_with_commit,
 }
 
@@ -46,17 +51,21 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each measurement")
     parser.add_argument("--fashion-mnist", type=Path, help="folder with the four files of Fashion-MNIST")
     parser.add_argument("--only", default="", help="only networks or images with this text in their name")
+    parser.add_argument("--minutes", type=float, default=9.5, help="gpu: parts that do not fit this time are left out")
     parser.add_argument("--commit", default="HEAD~1", help="commit: the other commit (default: the one before)")
     options = parser.parse_args()
     options.fashion = ["data=fashion_mnist"]
     if options.fashion_mnist:
         options.fashion.append(f"data.root={options.fashion_mnist.resolve()}")
-    options.measure = Measurements()
+    options.measure, options.device = Measurements(), Device.cuda
     unit = cpu_bf16_unit() or "no bf16"
     commit = f"commit {str(git_state()['commit'])[:12]}{'+' if git_state()['dirty'] else ''}"
     packages = ", ".join(f"{name} {package_versions()[name]}" for name in ("torch", "torchvision", "timm"))
     print(f"{cpu_name()} ({unit}), {CORES} cores, {platform.platform()}; {packages}; {commit}\n")
-    BENCHMARKS[options.benchmark](options)
+    try:
+        BENCHMARKS[options.benchmark](options)
+    except SpecError as error:
+        raise SystemExit(f"error: {error}") from None
     print(f"\n{options.measure}")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from roadmap.config.choices import Device, Precision
+from roadmap.config.choices import Precision
 from roadmap.config.compose import compose
 from roadmap.config.schedule import make_schedule
 from roadmap.config.schema import RunSpec
@@ -66,7 +66,7 @@ def our_training(case: Case, part: str) -> Iteration:
     `part` is "all", "load" (only loading and augmentation) or "train" (only training, on the same batch each time).
     """
     spec = compose(*case.overrides)
-    training = trainer.Trainer(spec, device.choose_device(Device.auto, Precision.auto), Metrics())
+    training = trainer.Trainer(spec, device.choose_device(spec.device, Precision.auto), Metrics())
     batch_size, forward = training.schedule.batch_size, training.wrap_model()
     batches = _endless(lambda epoch: training.augment.augment_in_chunks(training.train_batches.epoch(epoch), epoch))
     if part == "load":
@@ -89,7 +89,8 @@ def our_training(case: Case, part: str) -> Iteration:
 class TimmTraining:
     """Training iterations as in timm's train.py, built from the public components that the script uses."""
 
-    def __init__(self, case: Case, flags: Flags) -> None:
+    def __init__(self, case: Case, flags: Flags, part: str = "all") -> None:
+        """`part` is "all" or "train": only training, on the same batch each time."""
         import timm
         from timm.data import create_loader
         from timm.data.mixup import FastCollateMixup
@@ -99,6 +100,9 @@ class TimmTraining:
 
         self.spec = spec = compose(*case.overrides)
         recipe, self.flags = spec.recipe, flags
+        self.device = device.choose_device(spec.device, Precision.auto).device
+        if self.device.type == "cuda":  # as timm's script does
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = True
         splits = datasets.load(spec.data, spec.budget)
         self.schedule = make_schedule(recipe, spec.budget, len(splits.train))  # type: ignore[arg-type]
         self.layout = torch.channels_last if flags.channels_last else torch.contiguous_format
@@ -110,7 +114,7 @@ class TimmTraining:
             "mean": tuple(spec.data.mean),
             "std": tuple(spec.data.std),
             "num_workers": flags.workers,
-            "device": torch.device("cpu"),
+            "device": self.device,
         }
         train: Any = _Images(splits.train, spec)
         test: Any = _Images(splits.test, spec)
@@ -131,24 +135,35 @@ class TimmTraining:
             model = timm.create_model(case.timm_model, drop_path_rate=spec.network.drop_path, **options)
         else:
             model = with_plain_layers(Network(spec.network))
-        self.model = model.to(memory_format=self.layout).train()
+        self.model = model.to(self.device).to(memory_format=self.layout).train()
         opt = "momentum" if recipe.optimizer.value == "sgd" else "adamw"
         settings = {"lr": self.schedule.lr, "weight_decay": recipe.weight_decay, "fused": True}
         self.optimizer = create_optimizer_v2(model, opt=opt, **settings)
         self.loss = SoftTargetCrossEntropy() if mixing else LabelSmoothingCrossEntropy(recipe.label_smoothing)
         self.losses, self.batches = AverageMeter(), _endless(lambda _: iter(self.loader))
+        self.iterations = 0
+        if part == "train":
+            batch = next(self.batches)
+            self.batches = iter(lambda: batch, None)
 
     def __call__(self) -> int:
         """Do one training iteration and return its number of images."""
         images, targets = next(self.batches)
         images = images.contiguous(memory_format=self.layout)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.flags.bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.flags.bf16):
             loss = self.loss(self.model(images), targets)
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.losses.update(loss.item(), len(images))
+        if self.iterations % self.log_interval == 0:  # reading the loss waits for a GPU
+            self.losses.update(loss.item(), len(images))
+        self.iterations += 1
         return len(images)
+
+    @property
+    def log_interval(self) -> int:
+        """Iterations between two losses that are read; 50 is the default of timm's script."""
+        return 1 if self.device.type == "cpu" else 50
 
     @torch.no_grad()
     def accuracy(self) -> float:
@@ -156,7 +171,7 @@ class TimmTraining:
         self.model.eval()
         hits = total = 0
         for images, targets in self.test:
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.flags.bf16):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.flags.bf16):
                 logits = self.model(images.contiguous(memory_format=self.layout))
             hits, total = hits + int((logits.argmax(1) == targets).sum()), total + len(targets)
         self.model.train()
@@ -227,11 +242,18 @@ def _measure(
     iteration = make(*arguments)
     for _ in range(3):
         iteration()
+    _wait_for_gpu()
     barrier.wait()
     images, started = 0, time.perf_counter()
     while images == 0 or time.perf_counter() - started < seconds:
         images += iteration()
+    _wait_for_gpu()
     out.put(images / (time.perf_counter() - started))
+
+
+def _wait_for_gpu() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def fastest_flags(case: Case, threads: list[int], options: argparse.Namespace) -> Flags:

@@ -50,8 +50,8 @@ def choose_placement(runs: Sequence[PlannedRun]) -> Placement:
 
     Networks for small images gain more from several processes than from several threads: on two cores, two processes
     of one thread train 1.2 to 1.9 times as many images/s as one process of two threads (`python -m benchmarks timm`).
-    A GPU takes one run. The number of threads does not depend on how many runs are left, so that a resumed run
-    computes with as many threads as before.
+    A GPU takes one run; `sweep.gpu_sharing` may add others. The number of threads does not depend on how many runs are
+    left, so that a resumed run computes with as many threads as before.
     """
     requested, num_ranks = runs[0].spec.parallel, runs[0].spec.processes or 1
     if is_distributed():  # the processes of torchrun train each run together

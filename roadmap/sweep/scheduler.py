@@ -17,7 +17,7 @@ from roadmap.runtime.logs import logger
 from roadmap.runtime.progress import format_duration
 from roadmap.runtime.signals import Stopped, deferred_signals
 from roadmap.runtime.world import is_distributed
-from roadmap.sweep.placement import choose_placement
+from roadmap.sweep.gpu_sharing import place_runs
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.run_process import RunProcess, summarize_record, with_log
 
@@ -30,7 +30,7 @@ def run_locally(runs: Sequence[PlannedRun]) -> dict[Path, str]:
     A run that another study has locked is postponed; if that study finishes it, it is skipped. Raises Stopped after a
     signal; then each started run has written a checkpoint.
     """
-    placement = choose_placement(runs)
+    placement = place_runs(runs)
     logger.info(str(placement))
     started, num_done = time.monotonic(), 0
     waiting = list(enumerate(runs, start=1))

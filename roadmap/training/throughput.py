@@ -1,4 +1,4 @@
-"""A short measurement of the training throughput of a network on this device, for plans (`plan=true`)."""
+"""Short measurements of the training of a network on this device: for plans, and for the number of runs per GPU."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from roadmap.config.choices import Device
 from roadmap.config.schedule import make_schedule
 from roadmap.config.schema import RunSpec
 from roadmap.data.images import Batch
@@ -25,6 +26,7 @@ from roadmap.training.trainer import Trainer
 BATCH_MACS = {"cpu": 5e9, "mps": 1e11}
 GPU_BATCH_MACS = 1e12
 WARM_UP = 2  # iterations
+CUDA_CONTEXT_BYTES = 600 * 2**20  # of a process on a GPU, besides its tensors: libraries and kernels
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,15 @@ class Throughput:
     setup_seconds: float  # until the first iteration
     train: float  # images/s of augmentation, forward pass, backward pass and update
     evaluation: float  # images/s of an evaluation
+
+
+@dataclass(frozen=True)
+class GpuUse:
+    """What one run takes of a GPU."""
+
+    busy: float  # share of the time in which the GPU computes; 0 if the profiler saw nothing
+    memory: float  # bytes of its process
+    available: float  # bytes that this process and other new ones can have
 
 
 class RandomImages(Loader):
@@ -64,28 +75,30 @@ def measure_throughput(spec: RunSpec, seconds: float = 1.0) -> Throughput:
     started = time.perf_counter()
     device_config = choose_device(spec.device, spec.precision)
     spec = replace(spec, compile=False, weights=None)
-    batch_size = _measured_batch_size(spec, device_config)
-    batches = _random_batches(spec, batch_size, device_config)
-    trainer = Trainer(spec, device_config, Metrics(), batches=batches)
-    forward = trainer.wrap_model()
-    images = trainer.augment.augment_in_chunks(batches.train.epoch(0), 0)
-
-    def train_iteration() -> int:
-        trainer.train_iteration(forward, images)
-        return batch_size
-
-    trainer.model.train()
-    for _ in range(WARM_UP):
-        train_iteration()
-    device_config.synchronize()
+    training = _Training(spec, _measured_batch_size(spec, device_config), device_config)
     setup_seconds = time.perf_counter() - started
-    # Small images are augmented in chunks: as many images as in whole chunks belong to each measurement.
-    chunk = batch_size if batches.train.augments else -(-CHUNK_IMAGES // batch_size) * batch_size
-    train = _images_per_second(train_iteration, chunk, seconds, device_config)
-    trainer.model.eval()
-    batch = next(batches.test.epoch(0))
-    evaluation = _images_per_second(lambda: _classify(trainer, batch), batch_size, seconds / 2, device_config)
+    train = training.images_per_second(seconds)
+    training.trainer.model.eval()
+    evaluation = _images_per_second(training.classify, training.batch_size, seconds / 2, device_config)
     return Throughput(device_config.name(), setup_seconds, train, evaluation)
+
+
+def measure_gpu_use(spec: RunSpec, seconds: float = 1.0) -> GpuUse:
+    """Train the network of `spec` on a GPU for about `seconds`, with the batches of the run, on random images.
+
+    Raises SpecError if there is no GPU.
+    """
+    device_config = choose_device(Device.cuda, spec.precision)
+    spec = replace(spec, compile=False, weights=None)
+    training = _Training(spec, spec.budget.batch_size or spec.recipe.batch_size, device_config)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        started = time.perf_counter()
+        training.images_per_second(seconds)
+        elapsed = time.perf_counter() - started
+    busy = 1e-6 * sum(event.self_device_time_total for event in profiler.key_averages())
+    free, _ = torch.cuda.mem_get_info()
+    own = torch.cuda.max_memory_reserved()
+    return GpuUse(min(1.0, busy / elapsed), own + CUDA_CONTEXT_BYTES, float(free + own))
 
 
 def _measured_batch_size(spec: RunSpec, device_config: DeviceConfig) -> int:
@@ -96,17 +109,45 @@ def _measured_batch_size(spec: RunSpec, device_config: DeviceConfig) -> int:
     return max(2, int(min(max(wanted, 8), largest)) // 2 * 2)
 
 
-def _random_batches(spec: RunSpec, batch_size: int, device_config: DeviceConfig) -> Batches:
-    images = RandomImages(spec, batch_size, device_config.device)
+class _Training:
+    """Training iterations on random images; the first ones are done."""
+
+    def __init__(self, spec: RunSpec, batch_size: int, device_config: DeviceConfig) -> None:
+        self.batch_size, self.device_config = batch_size, device_config
+        batches = random_batches(spec, batch_size, device_config.device)
+        self.trainer = Trainer(spec, device_config, Metrics(), batches=batches)
+        self.forward = self.trainer.wrap_model()
+        self.images = self.trainer.augment.augment_in_chunks(batches.train.epoch(0), 0)
+        self.test_batch = next(batches.test.epoch(0))
+        # Small images are augmented in chunks: as many images as in whole chunks belong to each measurement.
+        self.chunk = batch_size if batches.train.augments else -(-CHUNK_IMAGES // batch_size) * batch_size
+        self.trainer.model.train()
+        for _ in range(WARM_UP):
+            self.train_iteration()
+        device_config.synchronize()
+
+    def train_iteration(self) -> int:
+        """Do a training iteration and return its number of images."""
+        self.trainer.train_iteration(self.forward, self.images)
+        return self.batch_size
+
+    def images_per_second(self, seconds: float) -> float:
+        """Return the training images/s."""
+        return _images_per_second(self.train_iteration, self.chunk, seconds, self.device_config)
+
+    @torch.no_grad()
+    def classify(self) -> int:
+        """Classify a batch and return its number of images."""
+        with self.device_config.autocast():
+            logits: Tensor = self.trainer.model(self.trainer.augment.normalize(self.test_batch.images))
+        return len(logits)
+
+
+def random_batches(spec: RunSpec, batch_size: int, device: torch.device) -> Batches:
+    """Return the batches of a run that trains and is evaluated on random images."""
+    images = RandomImages(spec, batch_size, device)
     schedule = replace(make_schedule(spec.recipe, spec.budget, 10 * batch_size), batch_size=batch_size)
     return Batches(schedule, BatchSplit.of(spec, batch_size), images, images)
-
-
-@torch.no_grad()
-def _classify(trainer: Trainer, batch: Batch) -> int:
-    with trainer.device_config.autocast():
-        logits: Tensor = trainer.model(trainer.augment.normalize(batch.images))
-    return len(logits)
 
 
 def _images_per_second(work: Callable[[], int], chunk: int, seconds: float, device_config: DeviceConfig) -> float:

@@ -16,7 +16,7 @@ from roadmap.models.network import build_network
 from roadmap.sweep.forecast import OPERATIONS_PER_LAYER
 from roadmap.training.device import choose_device
 from roadmap.training.metrics import Metrics
-from roadmap.training.throughput import RandomImages, _random_batches, measure_throughput
+from roadmap.training.throughput import RandomImages, measure_gpu_use, measure_throughput, random_batches
 from roadmap.training.trainer import Trainer
 from roadmap.training.workload import count_depthwise_activations, count_workload, dataset_sizes, memory_need
 from tests.conftest import FASHION, TINY
@@ -101,7 +101,7 @@ def test_the_number_of_operations_follows_from_the_number_of_layers(step: str) -
 
     spec = compose(f"+step={step}", "fast_kernels=false")
     device_config = choose_device(Device.cpu, Precision.bf16)
-    batches = _random_batches(spec, 16, device_config)
+    batches = random_batches(spec, 16, device_config.device)
     trainer = Trainer(spec, device_config, Metrics(), batches=batches)
     forward, images = trainer.wrap_model(), batches.train.epoch(0)
     trainer.model.train()
@@ -137,3 +137,13 @@ def test_random_images_repeat_their_batch() -> None:
 def test_a_measurement_on_a_gpu() -> None:
     throughput = measure_throughput(compose("+step=separate_downsampling", *PAPER), seconds=1)
     assert throughput.evaluation > throughput.train > 50
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_small_networks_leave_a_gpu_idle_and_large_ones_do_not() -> None:
+    small = measure_gpu_use(compose("+step=gelu", "base=pico", "data=digits"))
+    large = measure_gpu_use(compose("+step=gelu", "base=resnet50", "data=cifar10", "data.image_size=128"))
+    assert 0 < small.busy < large.busy <= 1
+    assert small.memory < large.memory < large.available
+    assert large.busy > 0.7
