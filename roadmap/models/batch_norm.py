@@ -44,28 +44,35 @@ class NormGroups:
         self.sizes: list[int] = []
         self.layers = [module for module in model.modules() if isinstance(module, GroupedBatchNorm2d)]
         widths = [layer.num_features for layer in self.layers for _ in ("mean", "variance")]
-        # Of all layers, in one tensor, so that one all-reduce suffices. The last element counts what was added.
-        self._sums = torch.zeros(sum(widths) + 1, device=next(model.parameters()).device)
-        *sums, _ = self._sums.split([*widths, 1])
-        for layer, mean, variance in zip(self.layers, sums[::2], sums[1::2], strict=True):
-            layer.groups, layer.mean_sum, layer.variance_sum = self, mean, variance
+        # Of all layers, in one tensor, so that few operations suffice: a row for each group of the batch. The last
+        # column counts what was added to the row.
+        rows = 1 if is_shared else num_groups
+        self._statistics = torch.zeros(rows, sum(widths) + 1, device=next(model.parameters()).device)
+        *parts, _ = self._statistics.split([*widths, 1], dim=1)
+        for layer, mean, variance in zip(self.layers, parts[::2], parts[1::2], strict=True):
+            layer.groups, layer.means, layer.variances = self, mean, variance
 
     def select(self, groups: list[tuple[int, int]]) -> None:
         """Set the groups of the next forward pass: (number, images in this process), in the order of its images."""
         self.numbers, self.sizes = [number for number, _ in groups], [size for _, size in groups]
         if self.layers:
-            self._sums[-1] += 1 if self.is_shared else len(groups)
+            rows = [0] if self.is_shared else self.numbers
+            self._statistics[rows, -1] += 1
 
     def update_running_statistics(self) -> None:
         """Move the running statistics, once in a training iteration, towards the mean over all groups."""
         if not self.layers:
             return
+        sums = self._statistics[0].clone()
+        for row in self._statistics[1:]:
+            sums += row
         if not self.is_shared:
-            self._sums.copy_(all_reduce_sum(self._sums))
-        self._sums /= self._sums[-1].clone()
-        for layer in self.layers:
-            layer.update_running_statistics()
-        self._sums.zero_()
+            sums = all_reduce_sum(sums)
+        sums /= sums[-1].clone()
+        *means, _ = sums.split([*(layer.num_features for layer in self.layers for _ in ("mean", "variance")), 1])
+        for layer, mean, variance in zip(self.layers, means[::2], means[1::2], strict=True):
+            layer.update_running_statistics(mean, variance)
+        self._statistics.zero_()
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d):
@@ -76,8 +83,8 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
     """
 
     groups: NormGroups
-    mean_sum: Tensor  # (C,): sum over the groups of this iteration
-    variance_sum: Tensor  # (C,), of unbiased variances
+    means: Tensor  # (groups, C), of this iteration; one row of sums if a group has images in several processes
+    variances: Tensor  # (groups, C), unbiased
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
@@ -86,12 +93,10 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
 
     def _in_this_process(self, input: Tensor) -> Tensor:
         normalized = []
-        for images in input.split(self.groups.sizes):
-            mean, variance = torch.zeros_like(self.mean_sum), torch.zeros_like(self.variance_sum)
+        for images, group in zip(input.split(self.groups.sizes), self.groups.numbers, strict=True):
             # With a momentum of 1 it leaves the statistics of these images in `mean` and `variance`.
+            mean, variance = self.means[group], self.variances[group]
             normalized.append(F.batch_norm(images, mean, variance, self.weight, self.bias, True, 1.0, self.eps))
-            self.mean_sum += mean
-            self.variance_sum += variance
         return normalized[0] if len(normalized) == 1 else torch.cat(normalized)
 
     def _over_processes(self, input: Tensor) -> Tensor:
@@ -102,8 +107,8 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         centred = [x - mean[group, :, None, None] for group, x in zip(groups.numbers, images, strict=True)]
         variance = self._sum_over_processes([x.square().sum((0, 2, 3)) for x in centred]) / count
         with torch.no_grad():
-            self.mean_sum += mean.mean(0)
-            self.variance_sum += (variance * count / (count - 1).clamp(min=1)).mean(0)
+            self.means[0] += mean.mean(0)
+            self.variances[0] += (variance * count / (count - 1).clamp(min=1)).mean(0)
         scale = self.weight * (variance + self.eps).rsqrt()
         scaled = [x * scale[group, :, None, None] for group, x in zip(groups.numbers, centred, strict=True)]
         return (torch.cat(scaled) + self.bias[:, None, None]).to(input.dtype)
@@ -115,13 +120,13 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
             sums[group] = part
         return _AllReduceSum.apply(torch.stack(sums))
 
-    def update_running_statistics(self) -> None:
-        """Move the running statistics towards `mean_sum` and `variance_sum`, which are means by now."""
+    def update_running_statistics(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics towards `mean` (C,) and `variance` (C,)."""
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
         self.num_batches_tracked += 1
-        self.running_mean.lerp_(self.mean_sum, self.momentum)
-        self.running_var.lerp_(self.variance_sum, self.momentum)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
 
 
 class _AllReduceSum(torch.autograd.Function):
