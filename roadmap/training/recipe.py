@@ -19,7 +19,9 @@ from roadmap.data.images import Batch
 from roadmap.data.transforms import channel_stats, per_channel
 from roadmap.runtime.random import uniform
 
-CHUNK_IMAGES = 2048  # images that are cropped, flipped and RandAugmented together
+# Images in memory that are augmented together. A GPU takes more: starting an operation takes longer than its work.
+CHUNK_IMAGES, GPU_CHUNK_IMAGES = 2048, 8192
+GPU_CHUNK_BYTES = 2**28  # of the augmented images on a GPU
 
 
 def make_optimizer(model: nn.Module, recipe: RecipeSpec, lr: float) -> torch.optim.Optimizer:
@@ -62,14 +64,17 @@ def learning_rate(recipe: RecipeSpec, schedule: Schedule, iterations_per_epoch: 
 class BatchAugment:
     """Turns a batch of uint8 images and labels into normalized float32 images on the device and targets of the loss.
 
-    With `augment_images`, crop, flip and RandAugment happen here too, for many images at once; without it, loader
-    processes have done them.
+    With `augment_images`, crop, flip and RandAugment happen here too, and random erasing with them, for many images at
+    once; without it, loader processes have done them.
     """
 
     def __init__(self, run: RunSpec, device: torch.device, augment_images: bool = False) -> None:
         data, recipe, share = run.data, run.recipe, run.budget.regularization
         self.device, self.data, self.seed, self.share = device, data, run.seed, share
         self.augment_images = augment_images
+        self.chunk_images = CHUNK_IMAGES
+        if device.type != "cpu":
+            self.chunk_images = min(GPU_CHUNK_IMAGES, GPU_CHUNK_BYTES // (4 * data.in_chans * data.image_size**2))
         mean = per_channel(data.mean, data.in_chans)
         self.mean, self.std = (stat.to(device) for stat in channel_stats(data))
         self.rand_augment: rand_augment.RandAugment | None = None
@@ -91,7 +96,7 @@ class BatchAugment:
         return images.sub_(self.mean).div_(self.std)
 
     def augment_in_chunks(self, batches: Iterator[Batch], epoch: int) -> Iterator[Batch]:
-        """Yield the same batches, cropped, flipped and RandAugmented if `augment_images`.
+        """Yield the same batches; with `augment_images`, their images are augmented, normalized and erased.
 
         Several batches are augmented together: for small images this is two to three times as fast as one batch at a
         time, and no draw changes.
@@ -103,7 +108,7 @@ class BatchAugment:
             chunk = []
             for batch in batches:
                 chunk.append(batch)
-                if len(chunk) * len(batch.labels) >= CHUNK_IMAGES:
+                if len(chunk) * len(batch.labels) >= self.chunk_images:
                     break
             if not chunk:
                 return
@@ -119,18 +124,24 @@ class BatchAugment:
             images = augmentation.flip(images, self.data.flip, draws[:, 2])
         if self.rand_augment is not None:
             images = self.rand_augment(images, indices, self.seed, epoch, self.share)
+        return self._normalize_and_erase(images, indices, epoch)
+
+    def _normalize_and_erase(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        images = self.normalize(images)
+        if self.erasing > 0:
+            images = augmentation.random_erase(images, self.erasing, indices, self.seed, epoch)
         return images
 
     def __call__(self, batch: Batch, epoch: int, iteration: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Normalize, erase and mix a batch of `augment_in_chunks`, and return images (N,C,H,W) and targets.
+        """Mix a batch of `augment_in_chunks` and return images (N,C,H,W) and targets.
 
-        `batch_size` is that of the global batch; `batch` may be a part of it. Targets are labels (N,), or distributions
-        (N,K) with Mixup or CutMix.
+        Without `augment_images`, the batch is normalized and erased here. `batch_size` is that of the global batch;
+        `batch` may be a part of it. Targets are labels (N,), or distributions (N,K) with Mixup or CutMix.
         """
         labels = batch.labels.to(self.device, non_blocking=True)
-        images = self.normalize(batch.images)
-        if self.erasing > 0:
-            images = augmentation.random_erase(images, self.erasing, batch.indices, self.seed, epoch)
+        images = batch.images
+        if not self.augment_images:
+            images = self._normalize_and_erase(images, batch.indices, epoch)
         if self.mix is not None:
             images, labels = self.mix(images, labels, self.seed, epoch, iteration, batch.positions, batch_size)
         return images.contiguous(memory_format=torch.channels_last), labels

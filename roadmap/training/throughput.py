@@ -19,7 +19,6 @@ from roadmap.models.complexity import measure_cost
 from roadmap.training.batches import Batches
 from roadmap.training.device import DeviceConfig, choose_device
 from roadmap.training.metrics import Metrics
-from roadmap.training.recipe import CHUNK_IMAGES
 from roadmap.training.trainer import Trainer
 
 # Multiply-adds of the forward passes of a measured batch: less keeps a device busy for too short a time.
@@ -120,7 +119,8 @@ class _Training:
         self.images = self.trainer.augment.augment_in_chunks(batches.train.epoch(0), 0)
         self.test_batch = next(batches.test.epoch(0))
         # Small images are augmented in chunks: as many images as in whole chunks belong to each measurement.
-        self.chunk = batch_size if batches.train.augments else -(-CHUNK_IMAGES // batch_size) * batch_size
+        chunk = self.trainer.augment.chunk_images
+        self.chunk = batch_size if batches.train.augments else -(-chunk // batch_size) * batch_size
         self.trainer.model.train()
         for _ in range(WARM_UP):
             self.train_iteration()

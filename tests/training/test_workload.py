@@ -103,7 +103,8 @@ def test_the_number_of_operations_follows_from_the_number_of_layers(step: str) -
     device_config = choose_device(Device.cpu, Precision.bf16)
     batches = random_batches(spec, 16, device_config.device)
     trainer = Trainer(spec, device_config, Metrics(), batches=batches)
-    forward, images = trainer.wrap_model(), batches.train.epoch(0)
+    forward, images = trainer.wrap_model(), trainer.augment.augment_in_chunks(batches.train.epoch(0), 0)
+    next(images)  # the first chunk
     trainer.model.train()
     trainer.train_iteration(forward, images)  # the optimizer's states
     with Counter() as counter:
