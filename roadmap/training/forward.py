@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -21,6 +22,8 @@ class ForwardPass:
         """`num_parts` is the number of parts of a batch whose gradients are summed before an update."""
         self.ddp: DistributedDataParallel | None = None
         if num_processes > 1:
+            # A weight with a side of one pixel or channel has several sets of strides for the same layout.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             # Each process computes the same running statistics of BatchNorm: `NormGroups.update_running_statistics`.
             self.ddp = DistributedDataParallel(model, **{SYNC_BUFFERS: False})  # type: ignore[arg-type]
         self.module: nn.Module = self.ddp or model

@@ -45,6 +45,7 @@ def test_a_single_run_with_two_processes_is_that_of_one(command_line: CommandLin
     one, two = read_records(tmp_path / "1"), read_records(tmp_path / "2")
     assert_same_results(two, one)
     assert two["layer_norm-0"]["device"]["processes"] == 2 and one["layer_norm-0"]["device"]["processes"] == 1
+    assert "Warning" not in (next(tmp_path.glob("2/runs/*/log.txt"))).read_text()
     again = call_main("+step=layer_norm", *LOADED, "out=2")
     assert again.code == 0 and "already finished" in again.out, "the number of processes is not in the hash"
 
