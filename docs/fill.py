@@ -1,5 +1,5 @@
-"""Write the generated parts of three pages: configs and costs into docs/steps.md, factors on the learning rate into
-docs/recipes.md, results into reports/README.md.
+"""Write the generated parts of four pages: configs and costs into docs/steps.md, factors on the learning rate into
+docs/recipes.md, planned times into docs/studies.md, results into reports/README.md.
 
     python docs/fill.py            # write
     python docs/fill.py --check    # exit with an error if a page is not up to date
@@ -20,7 +20,9 @@ from statistics import mean
 import pandas as pd
 
 from roadmap.analysis.table import Study, read_study
-from roadmap.config.compose import compose_network
+from roadmap.config.choices import Precision
+from roadmap.config.compose import compose, compose_network
+from roadmap.config.datasets import KNOWN_DATASETS
 from roadmap.config.files import read_yaml
 from roadmap.config.paths import CONF
 from roadmap.config.schedule import short_run_factor
@@ -29,10 +31,18 @@ from roadmap.models.complexity import Cost, measure_cost
 from roadmap.report.columns import format_value, readable_table
 from roadmap.report.formats import markdown
 from roadmap.report.wording import agreement_sentences, failure_lines, unchanged_lines
+from roadmap.runtime.gpus import find_gpu, planning_names
+from roadmap.sweep.estimate import GPU_COUNTS, shortest_time
+from roadmap.sweep.forecast import seconds_on_gpu
+from roadmap.training.workload import count_workload
 
-STEPS_PAGE, RECIPES_PAGE = Path(__file__).parent / "steps.md", Path(__file__).parent / "recipes.md"
+STEPS_PAGE, RECIPES_PAGE, STUDIES_PAGE = (
+    Path(__file__).parent / f"{page}.md" for page in ("steps", "recipes", "studies")
+)
 REPORTS = Path(__file__).parent.parent / "reports"
 BASES = ("resnet50", "resnet200")
+PAPER_SCALE = ("base=resnet50", "data=imagenet", "budget=paper", "plan=true")
+NOT_IN_TABLE_10 = ("grn", "resnextify")  # beyond the paper, and an alias
 
 
 def fill_steps(text: str) -> str:
@@ -47,12 +57,31 @@ def fill_steps(text: str) -> str:
 def fill_recipes(text: str) -> str:
     """Return the page of recipes with the factor on AdamW's learning rate for each dataset of known size."""
     lines = ["| `data=` with `budget=quick` | iterations | factor |", "| :--- | ---: | ---: |"]
-    for path in sorted((CONF / "data").glob("*.yaml")):
-        if match := re.search(r"^# .*?([\d,]+) training", path.read_text(encoding="utf-8")):
-            preset, num_images = read_yaml(path), int(match[1].replace(",", ""))
-            iterations = preset["quick_epochs"] * (num_images // preset["quick_batch_size"])
-            lines.append(f"| `{path.stem}` | {iterations:,} | {short_run_factor(iterations):.3g} |")
+    for name, dataset in sorted(KNOWN_DATASETS.items()):
+        if dataset.sizes is not None:
+            preset = read_yaml(CONF / "data" / f"{name}.yaml")
+            iterations = preset["quick_epochs"] * (dataset.sizes[0] // preset["quick_batch_size"])
+            lines.append(f"| `{name}` | {iterations:,} | {short_run_factor(iterations):.3g} |")
     return replace_part(text, "factors", "\n".join(lines))
+
+
+def fill_studies(text: str) -> str:
+    """Return the page of studies with the time of the 51 runs of Table 10 on each GPU with a published throughput."""
+    works = []
+    for step in (step for step in all_steps() if step not in NOT_IN_TABLE_10):
+        works.append(count_workload(compose(f"+step={step}", *PAPER_SCALE)))
+    counts = " | ".join(f"{count} GPU{'s' * (count > 1)}" for count in GPU_COUNTS)
+    lines = [f"| GPU | ConvNeXt-T | {counts} |", "| :--- " + "| ---: " * (1 + len(GPU_COUNTS)) + "|"]
+    for name in planning_names():
+        gpu = find_gpu(name)
+        assert gpu is not None
+        seconds = [seconds_on_gpu(work, gpu, Precision.auto) for work in works]
+        convnext = seconds_on_gpu(
+            count_workload(compose("+step=separate_downsampling", *PAPER_SCALE)), gpu, Precision.auto
+        )
+        times = [shortest_time(3 * seconds, count, None)[0] for count in GPU_COUNTS]
+        lines.append(f"| `{name}` | " + " | ".join(f"{time / 3600:,.0f} h" for time in (convnext, *times)) + " |")
+    return replace_part(text, "plan", "\n".join(lines))
 
 
 def fill_reports(text: str) -> str:
@@ -157,7 +186,12 @@ def loss_and_accuracy(study: Study) -> str:
     )
 
 
-PAGES = {STEPS_PAGE: fill_steps, RECIPES_PAGE: fill_recipes, REPORTS / "README.md": fill_reports}
+PAGES = {
+    STEPS_PAGE: fill_steps,
+    RECIPES_PAGE: fill_recipes,
+    STUDIES_PAGE: fill_studies,
+    REPORTS / "README.md": fill_reports,
+}
 
 
 def main() -> None:

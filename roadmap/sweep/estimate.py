@@ -95,15 +95,25 @@ def makespan(durations: Sequence[float], num_parallel: int) -> float:
     return max(ends)
 
 
+def shortest_time(durations: Sequence[float], num_gpus: int, processes: int | None) -> tuple[float, int]:
+    """Return the shortest time in seconds on `num_gpus` GPUs, and the number of GPUs of each run that gives it.
+
+    Several GPUs train a run as many times as fast as one. With `processes`, that is their number. Raises ValueError
+    if a run does not fit.
+    """
+    choices = [number for number in (GPUS_PER_RUN if processes is None else (processes,)) if number <= num_gpus]
+    times = [(makespan([d / number for d in durations], num_gpus // number), number) for number in choices]
+    return min(times)
+
+
 def _time_on_gpus(durations: Sequence[float], count: int, processes: int | None) -> str:
-    """Return the shortest time on `count` GPUs, if several GPUs per run are as many times as fast as one."""
-    choices = [number for number in (GPUS_PER_RUN if processes is None else (processes,)) if number <= count]
-    if not choices:
-        return f"a run with processes={processes} does not fit {count} GPU{'s' * (count > 1)}"
-    seconds = {number: makespan([d / number for d in durations], count // number) for number in choices}
-    best = min(choices, key=lambda number: (seconds[number], number))
-    together = f" (processes={best})" if best > 1 else ""
-    return f"{_hours(seconds[best])} on {count} GPU{'s' * (count > 1)}{together}"
+    gpus_text = f"{count} GPU{'s' * (count > 1)}"
+    try:
+        seconds, number = shortest_time(durations, count, processes)
+    except ValueError:
+        return f"a run with processes={processes} does not fit {gpus_text}"
+    together = f" (processes={number})" if number > 1 else ""
+    return f"{_hours(seconds)} on {gpus_text}{together}"
 
 
 def _hours(seconds: float) -> str:

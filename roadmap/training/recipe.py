@@ -135,12 +135,12 @@ class BatchAugment:
     def __call__(self, batch: Batch, epoch: int, iteration: int, batch_size: int) -> tuple[Tensor, Tensor]:
         """Mix a batch of `augment_in_chunks` and return images (N,C,H,W) and targets.
 
-        Without `augment_images`, the batch is normalized and erased here. `batch_size` is that of the global batch;
-        `batch` may be a part of it. Targets are labels (N,), or distributions (N,K) with Mixup or CutMix.
+        uint8 images are normalized and erased here. `batch_size` is that of the global batch; `batch` may be a part of
+        it. Targets are labels (N,), or distributions (N,K) with Mixup or CutMix.
         """
         labels = batch.labels.to(self.device, non_blocking=True)
         images = batch.images
-        if not self.augment_images:
+        if images.dtype is torch.uint8:
             images = self._normalize_and_erase(images, batch.indices, epoch)
         if self.mix is not None:
             images, labels = self.mix(images, labels, self.seed, epoch, iteration, batch.positions, batch_size)

@@ -49,9 +49,8 @@ class Trainer:
         resources: Resources | None = None,
         batches: Batches | None = None,
     ) -> None:
-        """Build everything that the training needs; `metrics` is filled in during the training, `title` is the start of
-        each message. By default `resources` are the whole machine, and `batches` are those of the dataset. Raises
-        SpecError if the data or weights do not fit the spec."""
+        """Build everything that the training needs; `metrics` is filled in later, and `title` starts messages. By
+        default `resources` are the machine's, and `batches` the dataset's. Raises SpecError if they do not fit."""
         self.spec, self.device_config, self.metrics, self.title = spec, device_config, metrics, title
         self.world = current_world()
         configure_torch(device_config, spec.deterministic, spec.fast_kernels)

@@ -23,6 +23,7 @@ from roadmap.config.choices import Device, Precision
 from roadmap.config.compose import compose
 from roadmap.data.augmentation import Mix
 from roadmap.data.images import Batch
+from roadmap.data.loaders import MemoryLoader
 from roadmap.models import drop_path
 from roadmap.models.weights import convert
 from roadmap.training import recipe
@@ -56,6 +57,8 @@ class Recorded:
         spec = compose(*IMAGES, *BUDGET, *overrides)
         trainer = Trainer(spec, choose_device(Device.cpu, Precision.fp32), Metrics())
         self.weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+        assert isinstance(trainer.train_batches, MemoryLoader)
+        self.dataset = trainer.train_batches.images  # uint8 (N,3,H,W): crop, flip, RandAugment and erasing are off
         trainer.train()
         self.num_iterations = trainer.schedule.epochs * trainer.iterations_per_epoch
         assert len(self.losses) == len(self.batches) == self.num_iterations
@@ -93,7 +96,7 @@ class Recorded:
 
     def images(self, iteration: int) -> Tensor:
         """Return the normalized images of an iteration, float32 (N,3,H,W)."""
-        images = (self.batches[iteration].images.to(torch.get_default_dtype()) / 255 - 0.4) / 0.3
+        images = (self.dataset[self.batches[iteration].indices].to(torch.get_default_dtype()) / 255 - 0.4) / 0.3
         return images.contiguous(memory_format=torch.channels_last)
 
 
