@@ -20,7 +20,12 @@ def compare_with_commit(options: argparse.Namespace) -> None:
     As in a study with small images, one run per core trains at once. Both versions train the same number of images.
     """
     seeds = ",".join(map(str, range(CORES)))
-    short = ("budget.train_images=6400", "budget.test_images=500", "budget.allow_chance=true", "budget.lr_multiplier=1")
+    short = (
+        "budget.train_images=6400",
+        "budget.test_images=500",
+        "budget.allow_chance=true",
+        "budget.lr_multiplier.adamw=1",
+    )
     digits = [Case(f"{step}, digits", (f"+step={step}",)) for step in ("baseline", "separate_downsampling")]
     fashion = [Case(case.name, (*case.overrides, *short, "budget.epochs=2")) for case in nano_cases(options.fashion)]
     print_header("runs", f">{options.commit[:12]}", ">this version", "ratio")
@@ -45,7 +50,9 @@ def _recorded_rate(root: Path, overrides: list[str]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(root / "run_roadmap.py"), "-m", *overrides]
         environment = {"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin", "HOME": folder}
-        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise SystemExit(f"{' '.join(command)} ended with exit code {done.returncode}:\n{done.stderr}")
         records = [json.loads(path.read_text()) for path in Path(folder).glob("experiments/runs/*/record.json")]
         rates: list[float] = [record["images_per_second"] for record in records]
         return sum(rates)

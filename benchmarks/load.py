@@ -26,16 +26,20 @@ BUSY_FIELDS = (0, 1, 2, 5, 6, 7)  # of /proc/stat: user, nice, system, irq, soft
 class Measurements:
     """Does measurements, and keeps the load of others during each of them."""
 
-    def __init__(self, limit: float | None = None) -> None:
-        """`limit` is the load of others, in cores, above which a measurement is disturbed."""
+    def __init__(
+        self, limit: float | None = None, attempts: int = ATTEMPTS, longest_wait: float = LONGEST_WAIT
+    ) -> None:
+        """`limit` is the load of others, in cores, above which a measurement is disturbed. Then there are `attempts` in
+        all, and before each one a wait of at most `longest_wait` seconds for a quiet moment."""
         self.limit = QUIET_SHARE * num_cores() if limit is None else limit
+        self.attempts, self.longest_wait = attempts, longest_wait
         self.loads: list[float] = []  # of the measurements that count
         self.num_repeated = 0
 
     def __call__(self, measure: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
         """Return the result of `measure(*arguments, **options)`, of the least disturbed attempt."""
         attempts: list[tuple[float, Result]] = []
-        while not attempts or (attempts[-1][0] > self.limit and len(attempts) < ATTEMPTS):
+        while not attempts or (attempts[-1][0] > self.limit and len(attempts) < self.attempts):
             self._wait()
             started, before = time.perf_counter(), load_clock()
             result = measure(*arguments, **options)
@@ -46,8 +50,8 @@ class Measurements:
         return result
 
     def _wait(self) -> None:
-        """Wait until the machine is quiet for half a second, or for at most `LONGEST_WAIT`."""
-        deadline = time.perf_counter() + LONGEST_WAIT
+        """Wait until the machine is quiet for half a second, or for at most `longest_wait`."""
+        deadline = time.perf_counter() + self.longest_wait
         while time.perf_counter() < deadline:
             started, before = time.perf_counter(), load_clock()
             time.sleep(0.5)
@@ -73,13 +77,15 @@ class Measurements:
 
 
 def load_clock() -> float | None:
-    """Return the CPU seconds of all other processes since the machine started; None where they are not known."""
+    """Return the CPU seconds of all other processes since the machine started, on the cores that this process may use;
+    None where they are not known."""
     try:
-        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+        lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
     except OSError:
         return None
-    ticks = sum(int(fields[i]) for i in BUSY_FIELDS) - _own_ticks()
-    return ticks / os.sysconf("SC_CLK_TCK")
+    cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    ticks = sum(int(fields[1 + i]) for fields in lines if fields[0] in cores for i in BUSY_FIELDS)
+    return (ticks - _own_ticks()) / os.sysconf("SC_CLK_TCK")
 
 
 def _mean_load(before: float | None, seconds: float) -> float:

@@ -34,7 +34,7 @@ from roadmap.report.wording import agreement_sentences, failure_lines, unchanged
 from roadmap.runtime.gpus import find_gpu, planning_names
 from roadmap.sweep.estimate import GPU_COUNTS, shortest_time
 from roadmap.sweep.forecast import seconds_on_gpu
-from roadmap.training.workload import count_workload
+from roadmap.training.workload import count_workload, dataset_sizes
 
 STEPS_PAGE, RECIPES_PAGE, STUDIES_PAGE = (
     Path(__file__).parent / f"{page}.md" for page in ("steps", "recipes", "studies")
@@ -67,20 +67,22 @@ def fill_recipes(text: str) -> str:
 
 def fill_studies(text: str) -> str:
     """Return the page of studies with the time of the 51 runs of Table 10 on each GPU with a published throughput."""
-    works = []
+    works = {}
     for step in (step for step in all_steps() if step not in NOT_IN_TABLE_10):
-        works.append(count_workload(compose(f"+step={step}", *PAPER_SCALE)))
+        spec = compose(f"+step={step}", *PAPER_SCALE)
+        works[step] = count_workload(spec, dataset_sizes(spec))
     counts = " | ".join(f"{count} GPU{'s' * (count > 1)}" for count in GPU_COUNTS)
     lines = [f"| GPU | ConvNeXt-T | {counts} |", "| :--- " + "| ---: " * (1 + len(GPU_COUNTS)) + "|"]
     for name in planning_names():
         gpu = find_gpu(name)
         assert gpu is not None
-        seconds = [seconds_on_gpu(work, gpu, Precision.auto) for work in works]
-        convnext = seconds_on_gpu(
-            count_workload(compose("+step=separate_downsampling", *PAPER_SCALE)), gpu, Precision.auto
-        )
+        seconds = [seconds_on_gpu(work, gpu, Precision.auto) for work in works.values()]
         times = [shortest_time(3 * seconds, count, None)[0] for count in GPU_COUNTS]
-        lines.append(f"| `{name}` | " + " | ".join(f"{time / 3600:,.0f} h" for time in (convnext, *times)) + " |")
+        hours = [
+            f"{time / 3600:,.0f} h"
+            for time in (seconds_on_gpu(works["separate_downsampling"], gpu, Precision.auto), *times)
+        ]
+        lines.append(f"| `{name}` | {' | '.join(hours)} |")
     return replace_part(text, "plan", "\n".join(lines))
 
 

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
@@ -146,14 +146,16 @@ def set_rank(rank: int, port: int, size: int = 2) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
-def run_processes(target: Callable[..., None], *arguments: Any, size: int = 2, exit_code: int = 0) -> None:
-    """Run `target(rank, port, *arguments)` in `size` processes, and assert that all end with `exit_code`."""
+def run_processes(target: Callable[..., None], *arguments: Any, exit_codes: Sequence[int] = (0, 0)) -> None:
+    """Run `target(rank, port, *arguments)` in a process for each of `exit_codes`, and assert how they end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [process_context().Process(target=target, args=(rank, port, *arguments)) for rank in range(size)]
+    processes = [
+        process_context().Process(target=target, args=(rank, port, *arguments)) for rank in range(len(exit_codes))
+    ]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
-    assert [process.exitcode for process in processes] == [exit_code] * size
+    assert [process.exitcode for process in processes] == list(exit_codes)

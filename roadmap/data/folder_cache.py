@@ -22,7 +22,7 @@ MIN_AGE_SECONDS = 10.0  # a folder that changed later could change again without
 
 def cache_file(split: str) -> Path:
     """Return the file with the list of the folder `split` of a dataset, in the user's folder for caches."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111, as expanduser of Path may raise
     return base / "roadmap" / f"images-{hashlib.sha256(os.path.abspath(split).encode()).hexdigest()[:16]}.json"  # noqa: PTH100
 
 

@@ -44,35 +44,49 @@ class NormGroups:
         self.sizes: list[int] = []
         self.layers = [module for module in model.modules() if isinstance(module, GroupedBatchNorm2d)]
         widths = [layer.num_features for layer in self.layers for _ in ("mean", "variance")]
-        # Of all layers, in one tensor, so that few operations suffice: a row for each group of the batch. The last
-        # column counts what was added to the row.
+        # Of all layers, in one tensor, so that few operations suffice: a row for each group of a part of the batch.
+        # Rows are counted from 0 in each part; with other rows, torch.compile would compile each part.
         rows = 1 if is_shared else num_groups
-        self._statistics = torch.zeros(rows, sum(widths) + 1, device=next(model.parameters()).device)
-        *parts, _ = self._statistics.split([*widths, 1], dim=1)
+        self._statistics = torch.zeros(rows, sum(widths), device=next(model.parameters()).device)
+        parts = self._statistics.split(widths, dim=1)
         for layer, mean, variance in zip(self.layers, parts[::2], parts[1::2], strict=True):
             layer.groups, layer.means, layer.variances = self, mean, variance
+        self._sums = torch.zeros_like(self._statistics[0])  # over the groups of the parts before this one
+        self._count = 0  # groups in these sums
 
     def select(self, groups: list[tuple[int, int]]) -> None:
         """Set the groups of the next forward pass: (number, images in this process), in the order of its images."""
+        self._add_statistics()
         self.numbers, self.sizes = [number for number, _ in groups], [size for _, size in groups]
-        if self.layers:
-            rows = [0] if self.is_shared else self.numbers
-            self._statistics[rows, -1] += 1
 
     def update_running_statistics(self) -> None:
         """Move the running statistics, once in a training iteration, towards the mean over all groups."""
         if not self.layers:
             return
-        sums = self._statistics[0].clone()
-        for row in self._statistics[1:]:
-            sums += row
+        self._add_statistics()
+        count = torch.full_like(self._sums[:1], self._count)
+        sums = torch.cat([self._sums, count])  # so that one all-reduce suffices
         if not self.is_shared:
             sums = all_reduce_sum(sums)
         sums /= sums[-1].clone()
-        *means, _ = sums.split([*(layer.num_features for layer in self.layers for _ in ("mean", "variance")), 1])
+        widths = [layer.num_features for layer in self.layers for _ in ("mean", "variance")]
+        *means, _ = sums.split([*widths, 1])
         for layer, mean, variance in zip(self.layers, means[::2], means[1::2], strict=True):
             layer.update_running_statistics(mean, variance)
+        self._sums.zero_()
+        self._count = 0
+
+    def _add_statistics(self) -> None:
+        """Add the statistics of the last part to the sums."""
+        if not self.layers or not self.sizes:
+            return
+        num_rows = 1 if self.is_shared else len(self.sizes)
+        for row in self._statistics[:num_rows]:
+            self._sums += row
+        self._count += num_rows
         self._statistics.zero_()
+        self.numbers.clear()
+        self.sizes.clear()
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d):
@@ -93,9 +107,9 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
 
     def _in_this_process(self, input: Tensor) -> Tensor:
         normalized = []
-        for images, group in zip(input.split(self.groups.sizes), self.groups.numbers, strict=True):
+        for row, images in enumerate(input.split(self.groups.sizes)):
             # With a momentum of 1 it leaves the statistics of these images in `mean` and `variance`.
-            mean, variance = self.means[group], self.variances[group]
+            mean, variance = self.means[row], self.variances[row]
             normalized.append(F.batch_norm(images, mean, variance, self.weight, self.bias, True, 1.0, self.eps))
         return normalized[0] if len(normalized) == 1 else torch.cat(normalized)
 

@@ -20,6 +20,7 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
         self.factor: Tensor | None = None  # (N,), 0 or 1 / (1 - rate)
+        self.masks: Tensor | None = None  # (layers, N): the factors of all layers, kept by the first layer of a network
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -56,7 +57,10 @@ def draw_masks(model: nn.Module, seed: int, epoch: int, iteration: int, position
         return
     kept = torch.tensor([1 - layer.rate for layer in layers])
     draws = uniform(seed, positions, "drop_path", epoch, iteration, count=len(layers))
-    # In one tensor: one transfer to the device for all layers.
-    factors = _factors(draws, kept).T.contiguous().to(next(model.parameters()).device, non_blocking=True)
-    for layer, factor in zip(layers, factors.unbind(), strict=True):
+    # In one tensor: one transfer to the device for all layers. It stays the same tensor where a CUDA graph reads it.
+    factors, masks = _factors(draws, kept).T.contiguous(), layers[0].masks
+    if masks is None or masks.shape != factors.shape:
+        masks = layers[0].masks = torch.empty_like(factors, device=next(model.parameters()).device)
+    masks.copy_(factors, non_blocking=True)
+    for layer, factor in zip(layers, masks.unbind(), strict=True):
         layer.factor = factor

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import datetime
 import os
+import platform
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -34,9 +35,9 @@ def process_group(name: str, device: Device, on_failure: Callable[[str], None] =
     """Initialize a group of all processes of `current_world()`, yield that world, and destroy the group at the end.
 
     `name` separates the group from other groups of the same torchrun: all processes of one attempt at a run pass the
-    same name, and no other attempt uses it. If a process publishes a failure and this one does not leave the context
-    soon, as with NCCL, whose operations wait for the failed process, then `on_failure` is called with the reason in a
-    thread, and this process exits. Raises SpecError if there are more processes than GPUs on this machine.
+    same name, and no other attempt uses it. If a process publishes a failure, or dies, and this one does not leave the
+    context soon, as with NCCL, whose operations wait for the failed process, then `on_failure` is called with the
+    reason in a thread, and this process exits. Raises SpecError if there are more processes than GPUs on this machine.
     """
     world = current_world()
     if world.size == 1:
@@ -46,7 +47,8 @@ def process_group(name: str, device: Device, on_failure: Callable[[str], None] =
     if use_gpu:
         num_gpus = torch.cuda.device_count()
         message = f"this machine has {num_gpus} GPUs; start at most {num_gpus} processes on it"
-        require(world.local_rank < num_gpus, "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE"), message)
+        # In all processes of the machine: those that a single one left would wait for it.
+        require(world.local_size <= num_gpus, "--nproc-per-node", world.local_size, message)
         torch.cuda.set_device(world.local_rank)
     dist.init_process_group(
         "nccl" if use_gpu else "gloo",
@@ -56,30 +58,70 @@ def process_group(name: str, device: Device, on_failure: Callable[[str], None] =
         timeout=TIMEOUT,
     )
     has_ended = threading.Event()
-    watch = threading.Thread(target=_exit_after_failure, args=(name, _store(world).clone(), has_ended, on_failure))
+    _store(world).set(_process_key(name, world.rank), f"{os.getpid()} {_process_namespace()}")
+    watch = threading.Thread(target=_exit_after_failure, args=(name, world, has_ended, on_failure))
     watch.start()
     try:
         yield world
     finally:
+        with suppress(RuntimeError):  # the process that serves the store has ended
+            _store(world).set(_process_key(name, world.rank), "")
         dist.destroy_process_group()
         has_ended.set()
         watch.join()
 
 
-def _exit_after_failure(
-    name: str, store: dist.Store, has_ended: threading.Event, on_failure: Callable[[str], None]
-) -> None:
-    """Wait until `has_ended`, or for a published failure, after which this process may take GRACE_SECONDS to end."""
+def _exit_after_failure(name: str, world: World, has_ended: threading.Event, on_failure: Callable[[str], None]) -> None:
+    """Wait until `has_ended`, or for a failure, after which this process may take GRACE_SECONDS to end."""
+    store = _store(world).clone()
     while not has_ended.wait(POLL_SECONDS):
         try:
             reason = store.get(_failure_key(name)).decode() if store.check([_failure_key(name)]) else None
+            reason = reason or _death_of_another(name, world, store)
         except RuntimeError:  # the process that serves the store has ended
             return
         if reason is not None:
             if not has_ended.wait(GRACE_SECONDS):
-                on_failure(reason)
-                os._exit(EXIT_RUN_FAILED)
+                try:
+                    on_failure(reason)
+                finally:
+                    os._exit(EXIT_RUN_FAILED)
             return
+
+
+def _death_of_another(name: str, world: World, store: dist.Store) -> str | None:
+    """Return a reason if another process of the group on this machine no longer exists, but has not left the group."""
+    first = world.rank - world.local_rank
+    for rank in range(first, first + world.local_size):
+        key = _process_key(name, rank)
+        if rank == world.rank or not store.check([key]):
+            continue
+        process, _, namespace = store.get(key).decode().partition(" ")
+        if process and namespace == _process_namespace() and not _exists(int(process)) and store.get(key):
+            return f"process {rank} died"
+    return None
+
+
+def _process_namespace() -> str:
+    """Return what processes have in common that see each other; containers on one machine may not."""
+    try:
+        return f"{platform.node()} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115
+    except OSError:
+        return platform.node()
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _process_key(name: str, rank: int) -> str:
+    return f"process {rank} of {name}"
 
 
 def broadcast_before_group(key: str, value: str, name: str | None = None) -> str:

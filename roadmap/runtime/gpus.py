@@ -27,6 +27,7 @@ class Gpu(NamedTuple):
 
 # The first entry whose words are all in the name that CUDA reports is used.
 GPUS: tuple[tuple[str, Gpu], ...] = (
+    ("H100 NVL", Gpu(835.0, 417.5, 94)),
     ("H100 PCIe", Gpu(756.5, 378.0, 80, 1976, 1248)),
     ("H100", Gpu(989.4, 494.7, 80, 2791, 1895)),
     ("H200", Gpu(989.4, 494.7, 141)),
@@ -49,6 +50,8 @@ GPUS: tuple[tuple[str, Gpu], ...] = (
 def find_gpu(name: str) -> Gpu | None:
     """Return the facts about the GPU that CUDA calls `name`; None if it is not in the list, and for CPUs."""
     words = name.replace("-", " ").replace("_", " ").lower().split()
+    if {"mig", "laptop", "ti"} & set(words):  # a slice, or another product with a similar name
+        return None
     return next((gpu for known, gpu in GPUS if all(word in words for word in known.lower().split())), None)
 
 

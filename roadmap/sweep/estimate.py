@@ -19,6 +19,7 @@ from roadmap.runtime.progress import format_duration
 from roadmap.runtime.world import is_rank_zero
 from roadmap.sweep.durations import KnownDurations
 from roadmap.sweep.forecast import HERE, RECORD_BYTES, Forecast, make_forecast
+from roadmap.sweep.gpu_sharing import place_runs
 from roadmap.sweep.placement import Placement, choose_placement
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.run_process import summarize_record
@@ -27,22 +28,35 @@ GPU_COUNTS = (1, 8, 64)  # of which the time is shown
 GPUS_PER_RUN = (1, 2, 4, 8)  # that one machine commonly has
 
 
-def estimate_runtime(runs: Sequence[PlannedRun], placement: Placement | None = None) -> str:
+def estimate_runtime(runs: Sequence[PlannedRun], placement: Placement | None = None, on_cluster: bool = False) -> str:
     """Return a line for each run, then lines for time, cost, memory and disk of all; nothing is trained or written.
 
-    `placement` is where the runs would train; by default that of a sweep.
+    `placement` is where the runs would train on this machine; by default that of a sweep. Runs that would train
+    `on_cluster` are not measured on this machine.
     """
     if not is_rank_zero():
         return ""
-    placement = placement or choose_placement(runs)
-    plan_device = runs[0].spec.plan_device
     records = [finished_record(run.spec) for run in runs]
+    plan_device = runs[0].spec.plan_device
+    if on_cluster and plan_device == "auto":
+        plan_device = "none"
+    to_do = [i for i, record in enumerate(records) if record is None]
+    if placement is None:
+        measures = plan_device in ("auto", HERE) and to_do
+        placement = place_runs([runs[i] for i in to_do]) if measures else choose_placement(runs)
     known = KnownDurations(runs[0].spec.out)
     estimates: list[float | None] = [None] * len(runs)
     if plan_device in ("auto", "none"):
-        estimates = [known.estimate(run.spec) for run in runs]
+        for i in to_do:
+            estimates[i] = known.estimate(runs[i].spec)
+    source = f"estimated from {len(known.used)} records, on {', '.join(sorted(known.devices))}" if known.used else ""
+    if plan_device in ("auto", "none"):  # of completed runs, for the comparison
+        estimates = [
+            known.estimate(run.spec) if record else own
+            for run, record, own in zip(runs, records, estimates, strict=True)
+        ]
     forecast: Forecast | None = None
-    unknown = [i for i, record in enumerate(records) if record is None and estimates[i] is None]
+    unknown = [i for i in to_do if estimates[i] is None]
     if plan_device not in ("auto", "none"):
         forecast = make_forecast(runs, plan_device, placement)
     elif plan_device == "auto" and unknown:
@@ -51,19 +65,16 @@ def estimate_runtime(runs: Sequence[PlannedRun], placement: Placement | None = N
         predicted = [forecast.seconds.get(config_hash(run.spec)) for run in runs]
         estimates = [own if own is not None else other for own, other in zip(estimates, predicted, strict=True)]
     lines = [_line(*columns) for columns in zip(runs, records, estimates, strict=True)]
-    num_done = sum(record is not None for record in records)
-    lines.append(f"{runs[0].spec.study}: {len(runs)} runs, {num_done} done, {len(runs) - num_done} to do")
-    to_do = [estimate for record, estimate in zip(records, estimates, strict=True) if record is None]
-    durations = [estimate for estimate in to_do if estimate is not None]
+    lines.append(f"{runs[0].spec.study}: {len(runs)} runs, {len(runs) - len(to_do)} done, {len(to_do)} to do")
+    durations = [estimate for i in to_do if (estimate := estimates[i]) is not None]
     if durations:
         lines += _totals(durations, len(to_do) - len(durations), runs[0].spec, placement)
     elif forecast is None and to_do:
-        lines.append("time, cost: unknown until a run with this data, base and budget is completed")
+        hint = "; plan_device=GPU estimates it, such as plan_device=h100" if on_cluster else ""
+        lines.append(f"time, cost: unknown until a run with this data, base and budget is completed{hint}")
     if forecast is not None:
-        lines += _resources(forecast, runs, placement.num_parallel)
-    if known.used and durations and plan_device in ("auto", "none"):
-        lines.append(f"estimated from {len(known.used)} records, on {', '.join(sorted(known.devices))}")
-    return "\n".join([*lines, *_comparison(records, estimates, forecast)])
+        lines += _resources(forecast, [runs[i] for i in to_do])
+    return "\n".join([*lines, *filter(None, [source]), *_comparison(records, estimates, forecast)])
 
 
 def _line(run: PlannedRun, record: dict[str, Any] | None, estimate: float | None) -> str:
@@ -126,20 +137,23 @@ def _cost(seconds: float, placement: Placement) -> str:
     return f"{seconds * (placement.num_threads or system.num_cores()) / 3600:.2g} core-hours"
 
 
-def _resources(forecast: Forecast, runs: Sequence[PlannedRun], parallel: int) -> list[str]:
+def _resources(forecast: Forecast, runs: Sequence[PlannedRun]) -> list[str]:
     """Return the lines of memory, disk, and how the forecast was made."""
     if forecast.problem:
         return [f"time, cost: unknown: {forecast.problem}"]
     lines = []
-    if (need := forecast.memory) is not None:
+    if forecast.memory_problem:
+        lines.append(f"memory: unknown: {forecast.memory_problem}")
+    elif (need := forecast.memory) is not None:
         parts = f" with accumulate={need.accumulate}" if need.accumulate > 1 else ""
-        fits = "" if need.fits else ": too little; use a smaller budget.batch_size or more processes"
+        fits = "" if need.fits else ": does not fit; use a smaller budget.batch_size or more processes"
         lines.append(f"memory: {_gib(need.needed)} of {_gib(need.available)}{parts} ({forecast.largest}){fits}")
     works = [work for run in runs if (work := forecast.workloads.get(config_hash(run.spec))) is not None]
-    at_end = sum(RECORD_BYTES + work.num_test + work.weights_bytes for work in works)
-    # While a checkpoint is written, the one before it is still there.
-    checkpoints = sum(sorted((2 * work.checkpoint_bytes for work in works), reverse=True)[:parallel])
-    lines.append(f"disk: {_gib(at_end)} in the end, {_gib(at_end + checkpoints)} with the checkpoints of running runs")
+    if works:
+        size = sum(RECORD_BYTES + work.num_test + work.weights_bytes for work in works)
+        # While a checkpoint is written, the two before it are still there.
+        checkpoints = 3 * max(work.checkpoint_bytes for work in works)
+        lines.append(f"disk: {_gib(size)} for the results, and up to {_gib(checkpoints)} for each run that trains")
     reading = "" if all(run.spec.data.small_images for run in runs) else ", without the time to read images"
     lines.append(f"forecast for {forecast.device}: {forecast.method}{reading}")
     return lines
@@ -167,7 +181,7 @@ def _comparison(
         return []
     spread = f"{min(errors):+.0f} % to {max(errors):+.0f} %, median {median(errors):+.0f} %"
     runs = "run" if len(errors) == 1 else "runs"
-    return [f"check: such estimates of {len(errors)} completed {runs} differ from the records by {spread}"]
+    return [f"check: for {len(errors)} completed {runs}, the estimate differs from the record by {spread}"]
 
 
 def _is_same_device(device: str, record: dict[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +22,7 @@ from roadmap.config.names import one_line, printable
 from roadmap.config.schema import RunSpec, SpecError
 from roadmap.records.record import config_hash
 from roadmap.runtime import gpus, system
+from roadmap.runtime.logs import logger
 from roadmap.sweep.placement import Placement
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.processes import process_context, unblock_signals, visible_devices
@@ -48,6 +50,7 @@ class Forecast:
     memory: MemoryNeed | None = None  # of the run that needs most
     largest: str = ""  # name of that run
     problem: str = ""  # why there is no forecast
+    memory_problem: str = ""  # why there is none of the memory
 
 
 def check_plan_device(name: str) -> None:
@@ -65,17 +68,22 @@ def make_forecast(runs: Sequence[PlannedRun], plan_device: str, placement: Place
     specs = {config_hash(run.spec): run.spec for run in runs}
     gpu = None if plan_device == HERE else gpus.find_gpu(plan_device)
     forecast = Forecast(plan_device, "")
-    num_workers = max(1, min(placement.num_parallel if gpu is None else system.num_cores(), len(specs)))
+    num_workers = max(1, placement.num_parallel if gpu is None else min(system.num_cores(), len(specs)))
     try:
         with _pool(num_workers, placement if gpu is None else None) as pool:
-            forecast.workloads = dict(zip(specs, pool.map(_count, specs.values()), strict=True))
+            sizes = _sizes(specs, pool)
+            counted = pool.map(_count, specs.values(), [sizes[key] for key in specs])
+            forecast.workloads = dict(zip(specs, counted, strict=True))
             if gpu is None:
-                _measure(forecast, specs, placement.num_ranks, pool)
+                _measure(forecast, specs, placement, num_workers, pool)
             else:
                 forecast.method = "from the published training throughput of ResNet-50"
                 for key, spec in specs.items():
                     forecast.seconds[key] = seconds_on_gpu(forecast.workloads[key], gpu, spec.precision)
-            _add_memory(forecast, runs, specs, placement, gpu, pool)
+            try:
+                _add_memory(forecast, runs, specs, sizes, placement, gpu, pool)
+            except SpecError as error:
+                forecast.memory_problem = str(error)
     except SpecError as error:
         forecast.problem = str(error)
     except BrokenProcessPool:
@@ -83,20 +91,31 @@ def make_forecast(runs: Sequence[PlannedRun], plan_device: str, placement: Place
     return forecast
 
 
+def _sizes(specs: dict[str, RunSpec], pool: ProcessPoolExecutor) -> dict[str, tuple[int, int]]:
+    """Return the sizes of the datasets; files are read once for each dataset and budget."""
+    datasets = {key: repr((spec.data, spec.budget)) for key, spec in specs.items()}
+    first = {dataset: key for key, dataset in reversed(datasets.items())}
+    found = dict(zip(first, pool.map(_dataset_sizes, [specs[key] for key in first.values()]), strict=True))
+    return {key: found[dataset] for key, dataset in datasets.items()}
+
+
 def _pool(num_workers: int, placement: Placement | None) -> ProcessPoolExecutor:
-    """Return a pool of processes, each with the threads, and the GPUs, of a run of `placement`."""
+    """Return a pool of processes, each with the threads, and the GPU, of one process of a run of `placement`."""
     context = process_context()
     devices = context.SimpleQueue()
     for number in range(num_workers):
         has_gpus = placement is not None and placement.num_groups > 0
         group = number % placement.num_groups if placement is not None and has_gpus else None
         devices.put(visible_devices(None if group is None or placement is None else [group * placement.num_ranks]))
-    threads = None if placement is None else placement.num_threads
+    threads = None
+    if placement is not None and placement.num_threads is not None:
+        threads = max(1, placement.num_threads // placement.num_ranks)
     return ProcessPoolExecutor(num_workers, mp_context=context, initializer=_set_up, initargs=(devices, threads))
 
 
 def _set_up(devices: Any, threads: int | None) -> None:
     unblock_signals()
+    os.environ["WORLD_SIZE"] = "1"  # under torchrun too, this process is alone
     visible = devices.get()
     if visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible
@@ -106,35 +125,43 @@ def _set_up(devices: Any, threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _measure(forecast: Forecast, specs: dict[str, RunSpec], num_ranks: int, pool: ProcessPoolExecutor) -> None:
+def _measure(
+    forecast: Forecast, specs: dict[str, RunSpec], placement: Placement, num_workers: int, pool: ProcessPoolExecutor
+) -> None:
     """Measure as many networks as the time allows, spread over the list, and scale to the others.
 
-    Several processes of a run are assumed to be as many times as fast as one.
+    As many networks are measured at once as runs would train. Several GPUs are assumed to train a run as many times as
+    fast as one, and several processes on the processor as fast as threads.
     """
+    networks = "1 network" if len(specs) == 1 else f"{len(specs)} networks"
+    logger.info(f"measuring {networks} on this machine, for about a minute at most (plan_device=none leaves this out)")
     started = time.monotonic()
-    keys = list(specs)
-    futures: dict[Future[Throughput], str] = {
-        pool.submit(_measure_spec, specs[keys[number]]): keys[number] for number in spread(len(keys))
-    }
+    keys = [list(specs)[number] for number in spread(len(specs))]
+    keys = keys * -(-num_workers // len(keys)) if len(keys) < num_workers else keys
+    futures: dict[Future[Throughput], str] = {pool.submit(_measure_spec, specs[key]): key for key in keys}
     done, pending = wait(futures, timeout=LONGEST_MEASUREMENT)
     if not done:
         done, pending = wait(futures, return_when="FIRST_COMPLETED")
     for future in pending:
         future.cancel()
-    measured = {futures[future]: future.result() for future in done}
-    seconds_per_gmac = mean(
-        1 / (throughput.train * forecast.workloads[key].cost.gmacs) for key, throughput in measured.items()
-    )
-    setup_seconds = mean(throughput.setup_seconds for throughput in measured.values())
-    evaluation_factor = mean(throughput.evaluation / throughput.train for throughput in measured.values())
+    measured: dict[str, list[Throughput]] = defaultdict(list)
+    for future in done:
+        measured[futures[future]].append(future.result())
+    everything = [(throughput, key) for key, throughputs in measured.items() for throughput in throughputs]
+    seconds_per_gmac = mean(1 / (found.train * forecast.workloads[key].cost.gmacs) for found, key in everything)
+    evaluation_factor = mean(found.evaluation / found.train for found, _ in everything)
+    setup_seconds = mean(found.setup_seconds for found, _ in everything)
     for key, work in forecast.workloads.items():
-        rate = measured[key].train if key in measured else 1 / (seconds_per_gmac * work.cost.gmacs)
-        evaluation = measured[key].evaluation if key in measured else rate * evaluation_factor
+        rate = 1 / (seconds_per_gmac * work.cost.gmacs)
+        evaluation = rate * evaluation_factor
+        if key in measured:
+            rate = mean(found.train for found in measured[key])
+            evaluation = mean(found.evaluation for found in measured[key])
         work_seconds = work.train_images / rate + work.eval_images / evaluation
-        forecast.seconds[key] = setup_seconds + work_seconds / num_ranks
-    forecast.device = next(iter(measured.values())).device
-    count = f"{len(measured)} of {len(specs)} networks"
-    forecast.method = f"{count} measured on this machine for {time.monotonic() - started:.0f} s"
+        forecast.seconds[key] = setup_seconds + work_seconds / placement.num_ranks
+    forecast.device = everything[0][0].device
+    seconds = time.monotonic() - started
+    forecast.method = f"{len(measured)} of {networks} measured on this machine, in {seconds:.0f} s"
 
 
 def spread(count: int) -> list[int]:
@@ -158,6 +185,7 @@ def _add_memory(
     forecast: Forecast,
     runs: Sequence[PlannedRun],
     specs: dict[str, RunSpec],
+    sizes: dict[str, tuple[int, int]],
     placement: Placement,
     gpu: gpus.Gpu | None,
     pool: ProcessPoolExecutor,
@@ -169,31 +197,40 @@ def _add_memory(
     memory = None if gpu is None else gpu.memory * 2**30
     share = 1.0 if gpu is not None else placement.resources.device_share
     num_ranks = runs[0].spec.processes or 1
-    needs = {key: pool.submit(_count_memory, specs[key], num_ranks, memory, share) for key in largest}
-    key = max(sorted(needs), key=lambda key: (needs[key].result().accumulate, needs[key].result().needed))
+    needs = {
+        key: pool.submit(_count_memory, specs[key], sizes[key], num_ranks, memory, share) for key in sorted(largest)
+    }
+    key = max(needs, key=lambda key: (needs[key].result().accumulate, needs[key].result().needed))
     forecast.memory = needs[key].result()
     forecast.largest = next(run.title for run in runs if config_hash(run.spec) == key).rpartition(" seed=")[0]
 
 
-def _count(spec: RunSpec) -> Workload:
+def _dataset_sizes(spec: RunSpec) -> tuple[int, int]:
+    from roadmap.training.workload import dataset_sizes
+
+    return dataset_sizes(spec)
+
+
+def _count(spec: RunSpec, sizes: tuple[int, int]) -> Workload:
     from roadmap.training.workload import count_workload
 
-    return count_workload(spec)
+    return count_workload(spec, sizes)
 
 
 def _measure_spec(spec: RunSpec) -> Throughput:
-    from roadmap.training.run import is_expected
     from roadmap.training.throughput import measure_throughput
 
     try:
         return measure_throughput(spec)
-    except Exception as error:
-        if not is_expected(error):
-            raise
+    except SpecError:
+        raise
+    except Exception as error:  # of a driver or a full memory: the plan goes on without it
         raise SpecError(one_line(f"{type(error).__name__}: {error}")) from error
 
 
-def _count_memory(spec: RunSpec, world_size: int, memory: float | None, share: float) -> MemoryNeed:
+def _count_memory(
+    spec: RunSpec, sizes: tuple[int, int], world_size: int, memory: float | None, share: float
+) -> MemoryNeed:
     from roadmap.training.workload import memory_need
 
-    return memory_need(spec, world_size, memory, share)
+    return memory_need(spec, sizes, world_size, memory, share)

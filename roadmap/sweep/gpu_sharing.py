@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING
 
+from roadmap.config.names import one_line
 from roadmap.config.schema import RunSpec, SpecError
 from roadmap.records.record import config_hash
 from roadmap.runtime import system
@@ -37,16 +38,23 @@ def place_runs(runs: Sequence[PlannedRun]) -> Placement:
     if one_per_gpu:
         return placement
     specs = {config_hash(run.spec): run.spec for run in runs}
-    with ProcessPoolExecutor(1, mp_context=process_context(), initializer=unblock_signals) as pool:
-        try:
-            use = pool.submit(_measure_largest, list(specs.values())).result()
-        except (SpecError, BrokenProcessPool) as error:
-            logger.info(f"one run per GPU, because the measurement failed: {error}")
-            return placement
+    try:
+        # Two processes at once, because some clusters allow only one process on a GPU.
+        with _process() as first, _process() as second:
+            use = first.submit(_measure_largest, list(specs.values())).result()
+            second.submit(_use_gpu).result()
+    except (SpecError, BrokenProcessPool) as error:
+        logger.info(f"one run per GPU: {error}")
+        return placement
     count = runs_per_gpu(use, system.num_cores() // placement.num_gpus)
     memory = f"{use.memory / 2**30:.1f} of {use.available / 2**30:.0f} GiB"
     logger.info(f"one run keeps a GPU busy for {100 * use.busy:.0f} % of the time and takes {memory}: {count} per GPU")
-    return placement._replace(num_parallel=min(count * placement.num_gpus, len(runs)))
+    num_parallel = min(count * placement.num_gpus, len(runs))
+    return placement._replace(num_parallel=num_parallel, num_threads=max(1, system.num_cores() // num_parallel))
+
+
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=process_context(), initializer=unblock_signals)
 
 
 def runs_per_gpu(use: GpuUse, num_cores: int) -> int:
@@ -57,14 +65,27 @@ def runs_per_gpu(use: GpuUse, num_cores: int) -> int:
 
 
 def _measure_largest(specs: Sequence[RunSpec]) -> GpuUse:
+    from dataclasses import replace
+
     from roadmap.models.complexity import measure_cost
-    from roadmap.training.run import is_expected
+    from roadmap.training.memory import dataset_bytes
     from roadmap.training.throughput import measure_gpu_use
+    from roadmap.training.workload import dataset_sizes
 
     largest = max(specs, key=lambda spec: measure_cost(spec.network, spec.data.image_size).gmacs)
     try:
-        return measure_gpu_use(largest)
+        use = measure_gpu_use(largest)
+        return replace(use, memory=use.memory + dataset_bytes(largest, dataset_sizes(largest)))
+    except SpecError:
+        raise
+    except Exception as error:  # a sweep does not need the measurement
+        raise SpecError(one_line(f"the measurement failed ({type(error).__name__}: {error})")) from error
+
+
+def _use_gpu() -> None:
+    import torch
+
+    try:
+        torch.zeros(1, device="cuda")
     except Exception as error:
-        if not is_expected(error):
-            raise
-        raise SpecError(f"{type(error).__name__}") from error
+        raise SpecError(one_line(f"a second process cannot use it ({error})")) from error

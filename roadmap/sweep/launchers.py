@@ -8,6 +8,7 @@ nor the report.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -128,6 +129,8 @@ def num_ranks(launcher: ClusterLauncher, spec: RunSpec) -> int:
         return spec.processes or 1
     of_ray = (launcher.params.get("ray") or {}).get("remote") or {}
     gpus = launcher.params.get("gpus_per_node") or launcher.params.get("gpus_per_task") or of_ray.get("num_gpus")
+    if gpus is None and (gres := re.search(r"gpu(?::[^:,]*)?:(\d+)", str(launcher.params.get("gres")))):
+        gpus = gres[1]
     return max(1, int(gpus or 1))
 
 

@@ -16,7 +16,7 @@ from roadmap.runtime.logs import configure_logging, logger
 from roadmap.runtime.signals import Stopped, raise_on_signal
 from roadmap.runtime.system import Resources, num_cores
 from roadmap.runtime.world import is_distributed
-from roadmap.sweep.placement import count_gpus
+from roadmap.sweep.placement import count_gpus, has_slices
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.processes import process_context, stop_with_parent, unblock_signals
 
@@ -41,6 +41,8 @@ def check_processes(spec: RunSpec, on_this_machine: bool = True) -> None:
     if not on_this_machine:
         return
     num_gpus = 0 if spec.device is Device.cpu else count_gpus()
+    if num_gpus and has_slices() and spec.processes > 1:
+        raise SpecError(f"processes={spec.processes}: a process sees only one slice of a GPU (MIG); use processes=1")
     most, what = (num_gpus, "GPUs") if num_gpus else (num_cores(), "cores")
     if spec.processes > most:
         raise SpecError(f"processes={spec.processes}: this machine has {most} {what}; use {most} or less")
@@ -88,7 +90,7 @@ def train_in_processes(
             raise Stopped("stopped by a signal to its processes") from error
         cause = signal.Signals(-failure.exitcode).name if failure.exitcode < 0 else f"exit code {failure.exitcode}"
         raise RankDiedError(f"process {rank} of the run ended with {cause}") from error
-    kind, text = results[0]
+    kind, text = next((result for result in results.values() if result[0] == "error"), results[0])
     if kind == "error":
         raise SpecError(text)
     if kind == "locked":

@@ -74,9 +74,18 @@ def count_gpus() -> int:
     import torch
 
     # CUDA shows a process only the first of several MIG slices. Each run is a process, and can have a slice of its own.
-    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
-    slices = {name for name in visible if name.startswith("MIG-")}
+    slices = _visible_slices()
     return len(slices) if slices and torch.cuda.is_available() else torch.cuda.device_count()
+
+
+def has_slices() -> bool:
+    """Return whether the GPUs that this process may use are slices (MIG)."""
+    return bool(_visible_slices())
+
+
+def _visible_slices() -> set[str]:
+    names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return {name for name in names if name.startswith("MIG-")}
 
 
 def _has_mps() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import re
 import signal
 import sys
 import threading
@@ -57,7 +58,7 @@ class RunProcess:
         self.run, self.title, self.gpu, self.number = run, title, gpu, number
         visible = visible_devices(None if gpu is None else range(num_ranks * gpu, num_ranks * (gpu + 1)))
         self.folder = run_folder(run.spec)
-        self.written_before = self._record_mtime()
+        self.written_before = record_mtime(self.folder)
         self.process = process_context().Process(
             target=_run_in_child,
             args=(run, title, threads, visible, number, resources, num_ranks),
@@ -113,11 +114,13 @@ class RunProcess:
     @property
     def has_new_record(self) -> bool:
         """Whether the run has a record that was written after the start of this process."""
-        return self._record_mtime() not in (None, self.written_before)
+        return record_mtime(self.folder) not in (None, self.written_before)
 
-    def _record_mtime(self) -> int | None:
-        path = self.folder / "record.json"
-        return path.stat().st_mtime_ns if path.exists() else None
+
+def record_mtime(folder: Path) -> int | None:
+    """Return when the record in a run's folder was last written, in nanoseconds; None if there is none."""
+    path = folder / "record.json"
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def _how_it_ended(code: int) -> str:
@@ -140,6 +143,7 @@ def _run_in_child(
     num_ranks: int,
 ) -> None:
     """Train `run` in this new process and exit with one of the codes of `roadmap.runtime.exit_codes`."""
+    written_before = record_mtime(run_folder(run.spec))
     try:
         raise_on_signal()  # for signals before and after the training
         unblock_signals()
@@ -164,7 +168,7 @@ def _run_in_child(
         record_failure(run, str(error))
         sys.exit(EXIT_RUN_FAILED)
     except RankDiedError as error:
-        record_failure(run, f"{error}; the same command retries it, from its checkpoint if any")
+        record_death(run, str(error), written_before)
         sys.exit(EXIT_RUN_FAILED)
     except lock.LockedError:
         sys.exit(EXIT_LOCKED)
@@ -193,6 +197,19 @@ def _redirect_output(run: PlannedRun) -> None:
             with suppress(OSError):
                 print(time.strftime("\n%Y-%m-%d %H:%M:%S"), run.command, flush=True)
     faulthandler.enable()
+
+
+def record_death(run: PlannedRun, reason: str, written_before: int | None) -> dict[str, Any]:
+    """Write and return the record of a run of which a process has died.
+
+    Where another process has already recorded the failure that came first, that record stays. `written_before` is the
+    result of `record_mtime` before the run.
+    """
+    folder = run_folder(run.spec)
+    record = read_record(folder) if record_mtime(folder) not in (None, written_before) else None
+    if record is not None and re.match(r"process \d+: ", record.get("error") or ""):
+        return record
+    return record_failure(run, f"{reason}; the same command retries it, from its checkpoint if any")
 
 
 def record_failure(run: PlannedRun, reason: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from roadmap.sweep.forecast import check_plan_device
 from roadmap.sweep.local_ranks import RankDiedError, check_processes, train_in_processes
 from roadmap.sweep.placement import Placement, count_gpus
 from roadmap.sweep.planned_run import PlannedRun
-from roadmap.sweep.run_process import record_failure, summarize_record, with_log
+from roadmap.sweep.run_process import record_death, record_mtime, summarize_record, with_log
 from roadmap.sweep.scheduler import how_to_resume
 
 
@@ -70,10 +70,11 @@ def run_single(run: PlannedRun) -> None:
 
 def _train_in_processes(run: PlannedRun) -> dict[str, Any]:
     """Train the run with `processes` processes of this machine, and return its record."""
+    written_before = record_mtime(run_folder(run.spec))
     try:
         train_in_processes(run, run.spec.processes or 1, wait=True)
     except RankDiedError as error:
-        return record_failure(run, f"{error}; the same command retries it, from its checkpoint if any")
+        return record_death(run, str(error), written_before)
     record = read_record(run_folder(run.spec))
     assert record is not None
     return record

@@ -55,10 +55,10 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     check_plan_device(first.plan_device)
     if (note := note_on_names(run.spec.transforms for run in runs)) is not None:
         logger.info(note)
-    if first.plan:
-        logger.info(estimate_runtime(runs))
-        return
     launcher = launcher_of(config)
+    if first.plan:
+        logger.info(estimate_runtime(runs, on_cluster=launcher is not None))
+        return
     check_processes(first, on_this_machine=launcher is None)
     left = runs_to_do(runs)
     if is_rank_zero():

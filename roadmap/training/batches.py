@@ -17,7 +17,7 @@ from roadmap.runtime import distributed
 from roadmap.runtime.system import Resources
 from roadmap.runtime.world import World
 from roadmap.training.device import DeviceConfig
-from roadmap.training.memory import choose_accumulate
+from roadmap.training.memory import choose_accumulate, dataset_bytes
 
 
 class Batches(NamedTuple):
@@ -45,6 +45,7 @@ def load_batches(
     if not isinstance(splits.train, IterableDataset):
         num_sharing = world.local_size if device.type == "cpu" else 1  # each process has a GPU of its own
         memory = device_config.memory_bytes() * resources.device_share / num_sharing
+        memory -= dataset_bytes(spec, (num_train, len(splits.test)))  # type: ignore[arg-type]
         chosen = choose_accumulate(spec, schedule.batch_size, world, memory, device_config.precision)
         accumulate = int(*distributed.all_reduce_max(chosen))  # devices may differ
     elif spec.accumulate is not None:

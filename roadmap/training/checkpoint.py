@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
+from roadmap.config.names import one_line
 from roadmap.records.record import CHECKPOINT_NAME
 from roadmap.runtime.files import write_atomically
 
@@ -47,8 +48,9 @@ def save(folder: Path, run: str, state: dict[str, Any]) -> None:
 
     def keep_previous() -> None:
         if path.exists():
-            for source in (path, checksum_path(path)):
-                _link_or_copy(source, source.with_name(source.name.replace(NAME, PREVIOUS)))
+            _link_or_copy(path, folder / PREVIOUS)
+            checksum = _read_checksum(path)
+            write_atomically(checksum_path(folder / PREVIOUS), f"{checksum}  {PREVIOUS}\n".encode())
         # If the process is killed from here on, the old file at `path` has the checksum of the previous checkpoint.
         write_atomically(checksum_path(path), f"{digest.hexdigest()}  {NAME}\n".encode())
 
@@ -91,7 +93,9 @@ def load(folder: Path, run: str, report: Callable[[str], None]) -> dict[str, Any
     for name in (NAME, PREVIOUS):
         if (folder / name).exists():
             try:
-                return read(folder / name, run)
+                state = read(folder / name, run)
+                _correct_checksum(folder / name)
+                return state
             except CheckpointError as error:
                 report(f"checkpoint not used: {error}; kept as {BAD}")
                 (folder / name).replace(folder / BAD)
@@ -117,6 +121,15 @@ def read(path: Path, run: str) -> dict[str, Any]:
     if saved_run != run:
         raise CheckpointError(f"{path}: belongs to another run ({saved_run})")
     return dict(state)
+
+
+def _correct_checksum(path: Path) -> None:
+    """Write the checksum of an intact file again if a process was killed between writing it and renaming its file."""
+    with path.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    if _read_checksum(path) != checksum:
+        with suppress(OSError):  # a full disk; the next checkpoint does not need it
+            write_atomically(checksum_path(path), f"{checksum}  {path.name}\n".encode())
 
 
 def _read_checksum(path: Path) -> str:
@@ -184,6 +197,8 @@ class Writer:
             save(self.folder, self.run, state)
         except OSError as error:
             self._failure = f"no checkpoint at {position}: {error.strerror}; previous checkpoint kept"
+        except Exception as error:  # of torch.save
+            self._failure = f"no checkpoint at {position}: {one_line(error)}; previous checkpoint kept"
         if self.shares_processor:
             self.cost += time.thread_time() - started
 

@@ -105,6 +105,11 @@ class _Counter(TorchDispatchMode):
         self.current -= size
 
 
+def dataset_bytes(spec: RunSpec, sizes: tuple[int, int]) -> int:
+    """Return the bytes of the images that a run holds in the memory of its device; 0 where it reads them from files."""
+    return sum(sizes) * spec.data.in_chans * spec.data.image_size**2 if spec.data.small_images else 0
+
+
 def choose_accumulate(spec: RunSpec, batch_size: int, world: World, memory: float, precision: Precision) -> int:
     """Return into how many parts each process splits its share of a batch: `accumulate`, or as few as fit `memory`.
 

@@ -144,7 +144,8 @@ def _train_and_record(
         trainer.resume(folder)
         trainer.train(folder)
         record["status"] = COMPLETED
-    except SpecError:
+    except SpecError as error:
+        distributed.publish_failure(group_name, str(error))  # other processes may wait for this one
         if log is not None and is_new_log:
             with suppress(OSError):
                 (folder / "log.txt").unlink()

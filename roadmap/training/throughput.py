@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.autograd import DeviceType
 
 from roadmap.config.choices import Device
 from roadmap.config.schedule import make_schedule
@@ -94,7 +95,8 @@ def measure_gpu_use(spec: RunSpec, seconds: float = 1.0) -> GpuUse:
         started = time.perf_counter()
         training.images_per_second(seconds)
         elapsed = time.perf_counter() - started
-    busy = 1e-6 * sum(event.self_device_time_total for event in profiler.key_averages())
+    on_gpu = [event for event in profiler.key_averages() if event.device_type is DeviceType.CUDA]
+    busy = 1e-6 * sum(event.self_device_time_total for event in on_gpu if not event.is_user_annotation)
     free, _ = torch.cuda.mem_get_info()
     own = torch.cuda.max_memory_reserved()
     return GpuUse(min(1.0, busy / elapsed), own + CUDA_CONTEXT_BYTES, float(free + own))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from roadmap.config.choices import Precision
 from roadmap.config.datasets import KNOWN_DATASETS, Source
 from roadmap.config.folders import is_folder
 from roadmap.config.schedule import fit_to_dataset, make_schedule
-from roadmap.config.schema import RunSpec
+from roadmap.config.schema import RunSpec, SpecError
 from roadmap.data import datasets
 from roadmap.data.sampling import BatchSplit
 from roadmap.models.complexity import Cost, measure_cost
@@ -20,7 +20,7 @@ from roadmap.models.network import build_network
 from roadmap.runtime.world import World
 from roadmap.training.device import choose_device
 from roadmap.training.evaluation import evaluated_epochs
-from roadmap.training.memory import choose_accumulate, estimate_memory
+from roadmap.training.memory import choose_accumulate, dataset_bytes, estimate_memory
 
 BYTES = 4  # of a parameter, and of each of its optimizer's states
 
@@ -51,13 +51,16 @@ class MemoryNeed:
     fits: bool
 
 
-def count_workload(spec: RunSpec) -> Workload:
-    """Return the work of the run of `spec`; nothing is computed, but files of the dataset may be read.
+def count_workload(spec: RunSpec, sizes: tuple[int, int]) -> Workload:
+    """Return the work of the run of `spec` with `sizes` of `dataset_sizes`; nothing is computed.
 
-    Raises SpecError if the dataset is needed and absent, or does not fit the spec.
+    Raises SpecError if a batch has more images than the dataset.
     """
-    num_train, num_test = dataset_sizes(spec)
+    num_train, num_test = sizes
     schedule = make_schedule(spec.recipe, spec.budget, num_train)
+    if num_train < schedule.batch_size:
+        reason = f"there are only {num_train} training images; use {num_train} or less"
+        raise SpecError(f"budget.batch_size={schedule.batch_size}: {reason}")
     cost = measure_cost(spec.network, spec.data.image_size)
     with torch.device("meta"):
         model = build_network(spec.network, spec.data.image_size)
@@ -81,22 +84,29 @@ def count_workload(spec: RunSpec) -> Workload:
 def dataset_sizes(spec: RunSpec) -> tuple[int, int]:
     """Return the numbers of training and test images with the run's budget.
 
-    Known datasets need not be on this machine. Raises SpecError, see `datasets.load`.
+    Known datasets need not be on this machine, and class folders are counted. Raises SpecError for datasets that timm
+    opens, which may download files, and as `datasets.load` does.
     """
     known = KNOWN_DATASETS.get(spec.data.name)
     has_folder = known is not None and known.source is Source.folder and spec.data.root and is_folder(spec.data.root)
-    if known is None or known.sizes is None or has_folder:
-        data = replace(spec.data, download=False)
-        splits = datasets.load(data, spec.budget)
+    if known is None:
+        if spec.budget.train_images is None or spec.budget.test_images is None:
+            reason = "its size is not known before a run; set budget.train_images and budget.test_images for the plan"
+            raise SpecError(f"data.name={spec.data.name}: {reason}")
+        return spec.budget.train_images, spec.budget.test_images
+    if known.sizes is None or has_folder:
+        splits = datasets.load(spec.data, spec.budget)
         return len(splits.train), len(splits.test)  # type: ignore[arg-type]
     num_train, num_test = known.sizes
     if spec.data.holdout is not None:
         num_train, num_test = num_train - spec.data.holdout, spec.data.holdout
-    sizes = [
-        fit_to_dataset(spec.budget, name, size) or size
-        for name, size in (("train_images", num_train), ("test_images", num_test))
-    ]
-    return sizes[0], sizes[1]
+    available = {"train_images": num_train, "test_images": num_test}
+    for name, size in available.items():
+        wanted = fit_to_dataset(spec.budget, name, size)
+        if wanted is not None and wanted > size:
+            raise SpecError(f"budget.{name}={wanted}: there are only {size} images; use {size} or less")
+        available[name] = size if wanted is None else wanted
+    return available["train_images"], available["test_images"]
 
 
 def count_depthwise_activations(model: nn.Module, spec: RunSpec) -> int:
@@ -118,16 +128,21 @@ def count_depthwise_activations(model: nn.Module, spec: RunSpec) -> int:
     return sum(counts)
 
 
-def memory_need(spec: RunSpec, world_size: int, memory: float | None, share: float) -> MemoryNeed:
-    """Return the memory that a run takes of a device, of which it may use `share`; None: of this device."""
+def memory_need(
+    spec: RunSpec, sizes: tuple[int, int], world_size: int, memory: float | None, share: float
+) -> MemoryNeed:
+    """Return the memory that a run takes of a device, of which it may use `share`; None: of this device.
+
+    Raises SpecError if its batches cannot be split.
+    """
+    precision = Precision.bf16 if spec.precision is Precision.auto else spec.precision
     if memory is None:
         device_config = choose_device(spec.device, spec.precision)
         memory, precision = device_config.memory_bytes(), device_config.precision
-    else:
-        precision = Precision.bf16 if spec.precision is Precision.auto else spec.precision
-    available = share * memory
-    num_train, _ = dataset_sizes(spec)
-    batch_size = make_schedule(spec.recipe, spec.budget, num_train).batch_size
+        if device_config.device.type == "cpu":  # its processes share the memory
+            share /= world_size
+    available = share * memory - dataset_bytes(spec, sizes)
+    batch_size = make_schedule(spec.recipe, spec.budget, sizes[0]).batch_size
     world = World(size=world_size, local_size=world_size)
     accumulate = choose_accumulate(spec, batch_size, world, available, precision)
     largest = max(map(len, BatchSplit.of(spec, batch_size, world, accumulate).parts))

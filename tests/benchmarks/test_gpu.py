@@ -33,7 +33,8 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(gpu, "Case", tiny_case)
     monkeypatch.setattr(gpu, "rate", iterate)
     monkeypatch.setattr(gpu, "NUM_PHOTOGRAPHS", 10)
-    monkeypatch.setattr(gpu, "step_names", lambda: ["gelu"])
+    # PyTorch 2.15's oneDNN corrupts memory in the strided 1x1 convolutions of the steps between, if they are narrow.
+    monkeypatch.setattr(gpu, "step_names", lambda: ["separate_downsampling"])
     yield
     cpu_kernels.enable(True)
 
@@ -49,7 +50,7 @@ def test_the_tables_have_a_row_for_each_measurement(capsys: pytest.CaptureFixtur
     assert len(parts) == 5
     rows = {title: [line for line in part.splitlines() if line.startswith("| ")][2:] for title, part in parts.items()}
     assert [len(found) for found in rows.values()] == [1, 1, 2, 2, 4]
-    assert rows["32 px, batch 128, nano, whole iterations"] == ["| gelu | 8 | 8 | **1.00** | – |"]
+    assert rows["32 px, batch 128, nano, whole iterations"] == ["| separate_downsampling | 8 | 8 | **1.00** | – |"]
     assert rows["Several runs at once, 32 px, nano"][0] == "| baseline | 8 | 16 (2.00) | 32 (4.00) | 64 (8.00) |"
 
 

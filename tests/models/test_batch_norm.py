@@ -122,7 +122,7 @@ def check_split(rank: int, port: int, size: int, norm_batch_size: int | None, ex
     ],
 )
 def test_processes_have_the_statistics_of_one(size: int, norm_batch_size: int | None, sizes: list[int]) -> None:
-    run_processes(check_split, size, norm_batch_size, results_of_groups(12, sizes), size=size)
+    run_processes(check_split, size, norm_batch_size, results_of_groups(12, sizes), exit_codes=[0] * size)
 
 
 def test_networks_keep_torchs_layers_where_they_suffice() -> None:

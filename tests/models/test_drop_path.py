@@ -41,7 +41,7 @@ def test_the_mean_of_a_branch_does_not_change(rate: float) -> None:
 
 def masks(model: nn.Module, positions: torch.Tensor, epoch: int = 1, iteration: int = 7) -> list[torch.Tensor]:
     draw_masks(model, 3, epoch, iteration, positions)
-    return [m.factor for m in model.modules() if isinstance(m, DropPath) and m.factor is not None]
+    return [m.factor.clone() for m in model.modules() if isinstance(m, DropPath) and m.factor is not None]
 
 
 def test_two_processes_draw_what_one_process_draws() -> None:
@@ -54,6 +54,19 @@ def test_two_processes_draw_what_one_process_draws() -> None:
     assert not torch.equal(whole[0] > 0, whole[1] > 0)
     for changed in ({"epoch": 2}, {"iteration": 8}):
         assert not torch.equal(whole[0], masks(model, torch.arange(64), **changed)[0])
+
+
+def test_the_masks_of_each_iteration_are_in_the_same_memory() -> None:
+    """A CUDA graph reads its inputs where they were when it was recorded."""
+    model = nn.Sequential(nn.Linear(1, 1), DropPath(0.5), DropPath(0.25))
+    places = []
+    for iteration in range(2):
+        draw_masks(model, 0, 0, iteration, torch.arange(8))
+        layers = [layer for layer in model if isinstance(layer, DropPath)]
+        places.append([layer.factor.data_ptr() for layer in layers if layer.factor is not None])
+    assert places[0] == places[1]
+    assert len(set(places[0])) == 2
+    assert "masks" not in model.state_dict()
 
 
 def test_drawn_masks_hold_for_one_forward_pass() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -195,7 +197,7 @@ def hang_after_failure(rank: int, port: int, spec: RunSpec) -> None:
 def test_a_process_that_waits_for_a_failed_one_ends_with_the_reason_in_the_record(tmp_path: Path) -> None:
     spec = compose("+step=baseline", *LOADED, f"out={tmp_path}")
     started = time.monotonic()
-    run_processes(hang_after_failure, spec, exit_code=EXIT_RUN_FAILED)
+    run_processes(hang_after_failure, spec, exit_codes=[EXIT_RUN_FAILED] * 2)
     record = read_record(run_folder(spec))
     assert record is not None and record["status"] == "failed" and record["error"] == "process 1: CUDA out of memory"
     assert time.monotonic() - started < 60  # not the 30 minutes of the group, nor the 100 s of process 1
@@ -266,22 +268,53 @@ def test_one_process_needs_no_group() -> None:
     assert distributed.published_failure("run") is None
 
 
-@pytest.mark.parametrize("local_rank", [0, 1, 2])
-def test_there_are_at_most_as_many_processes_as_gpus(local_rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process uses the GPU of its local rank. Here, two GPUs are pretended, and no group is made."""
+@pytest.mark.parametrize("num_processes", [2, 3])
+def test_there_are_at_most_as_many_processes_as_gpus(num_processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process uses the GPU of its local rank. Here, two GPUs are pretended, and no group is made.
+
+    All processes of the machine refuse to start: otherwise some would wait for the others."""
 
     class GroupMade(Exception):
         pass
 
-    used: list[int] = []
-    monkeypatch.setattr(distributed, "current_world", lambda: World(local_rank, 3, local_rank))
     monkeypatch.setattr(distributed, "_store", Mock())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", used.append)
     monkeypatch.setattr(distributed.dist, "PrefixStore", Mock())
     monkeypatch.setattr(distributed.dist, "init_process_group", Mock(side_effect=GroupMade))
-    expected = pytest.raises(SpecError, match="this machine has 2 GPUs; start at most 2 processes on it")
-    with expected if local_rank == 2 else pytest.raises(GroupMade), distributed.process_group("", Device.auto):
-        pass
-    assert used == ([] if local_rank == 2 else [local_rank])
+    for rank in range(num_processes):
+        used: list[int] = []
+        world = World(rank, num_processes, rank, num_processes)
+        monkeypatch.setattr(torch.cuda, "set_device", used.append)
+        monkeypatch.setattr(distributed, "current_world", Mock(return_value=world))
+        expected = pytest.raises(
+            SpecError, match="--nproc-per-node=3: this machine has 2 GPUs; start at most 2 processes"
+        )
+        with expected if num_processes == 3 else pytest.raises(GroupMade), distributed.process_group("", Device.auto):
+            pass
+        assert used == ([] if num_processes == 3 else [rank])
+
+
+def wait_for_a_dead_process(rank: int, port: int, spec: RunSpec) -> None:
+    """Run as one of two processes: process 1 is killed while process 0 waits, as in an operation of NCCL."""
+    set_rank(rank, port)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(distributed, "GRACE_SECONDS", 1.0)
+
+        def wait_or_die(*_: Any) -> None:
+            if rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(100)
+
+        monkeypatch.setattr(Trainer, "train_iteration", wait_or_die)
+        run(spec)
+
+
+def test_a_process_that_waits_for_a_killed_one_ends_with_the_reason_in_the_record(tmp_path: Path) -> None:
+    spec = compose("+step=baseline", *LOADED, f"out={tmp_path}")
+    started = time.monotonic()
+    run_processes(wait_for_a_dead_process, spec, exit_codes=[EXIT_RUN_FAILED, -signal.SIGKILL])
+    record = read_record(run_folder(spec))
+    assert record is not None
+    assert record["error"] == "process 1 died"
+    assert time.monotonic() - started < 60

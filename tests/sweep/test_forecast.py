@@ -11,7 +11,6 @@ import pytest
 
 from roadmap.config.choices import Precision
 from roadmap.config.compose import compose
-from roadmap.config.schema import RunSpec
 from roadmap.records.record import config_hash
 from roadmap.runtime import gpus
 from roadmap.runtime.exit_codes import EXIT_BAD_INPUT
@@ -21,7 +20,7 @@ from roadmap.sweep.forecast import Forecast, seconds_on_gpu, spread
 from roadmap.sweep.placement import Placement
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.training.throughput import Throughput
-from roadmap.training.workload import count_workload
+from roadmap.training.workload import Workload, count_workload, dataset_sizes
 from tests.conftest import TINY
 from tests.helpers import RESULTS, call_main, write_run
 
@@ -31,6 +30,11 @@ PAPER = ("data=imagenet", "base=resnet50", "budget=paper", "plan=true")
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+def work_of(*overrides: str) -> Workload:
+    spec = compose(*overrides)
+    return count_workload(spec, dataset_sizes(spec))
 
 
 def planned(*overrides: str, seed: int = 0) -> PlannedRun:
@@ -51,7 +55,7 @@ def test_spread_begins_with_distant_elements() -> None:
 
 
 def test_the_duration_on_a_gpu_follows_from_its_published_throughput() -> None:
-    work = count_workload(compose("+step=baseline", *PAPER))
+    work = work_of("+step=baseline", *PAPER)
     gpu = gpus.find_gpu("a100")
     assert gpu is not None
     expected = 90 * (1_281_167 // 256) * 256 / 1582 + 10 * 50_000 / 1582 / 3
@@ -60,7 +64,7 @@ def test_the_duration_on_a_gpu_follows_from_its_published_throughput() -> None:
 
 
 def test_small_networks_wait_for_the_processor_that_starts_their_operations() -> None:
-    work = count_workload(compose("+step=baseline", "data=cifar10"))
+    work = work_of("+step=baseline", "data=cifar10")
     duration = {name: seconds_on_gpu(work, gpu, Precision.bf16) for name, gpu in gpus.GPUS if gpu.resnet50_16bit}
     assert duration["H100"] == pytest.approx(duration["A100"], rel=0.05)  # not in proportion to their throughput
     assert duration["H100"] > work.iterations * 0.002
@@ -81,7 +85,7 @@ def test_a_plan_for_gpus_that_are_not_here(tmp_path: Path) -> None:
     memory = re.search(r"memory: ([\d.]+) GiB of 80.0 GiB with accumulate=\d+ \(\w+\)\n", result.out)
     assert memory is not None
     assert 40 < float(memory[1]) < 0.8 * 80
-    disk = re.search(r"disk: ([\d.]+) GiB in the end, ([\d.]+) GiB with the checkpoints of running runs", result.out)
+    disk = re.search(r"disk: ([\d.]+) GiB for the results, and up to ([\d.]+) GiB for each run that trains", result.out)
     assert disk is not None
     assert float(disk[1]) == pytest.approx(num_runs * 28e6 * 4 / 2**30, rel=0.15)
     assert "forecast for h100: from the published training throughput of ResNet-50" in result.out
@@ -97,7 +101,7 @@ def test_processes_of_a_run_are_taken_from_the_command() -> None:
 def test_a_plan_without_records_measures_the_networks_here(tmp_path: Path) -> None:
     result = call_main("-m", "+step=baseline,gelu", "seed=0,1", *TINY, "plan=true")
     assert result.code == 0, result.err
-    assert re.search(r"forecast for .+: 2 of 2 networks measured on this machine for \d+ s\n", result.out)
+    assert re.search(r"forecast for .+: 2 of 2 networks measured on this machine, in \d+ s\n", result.out)
     assert len(re.findall(r"to do +~0:\d\d  (?:baseline|gelu) seed=", result.out)) == 4
     assert re.search(r"time: 0:\d\d of run time, 0:\d\d with \d+ at once\n", result.out)
     assert re.search(r"memory: \d+ MiB of .* GiB", result.out)
@@ -144,7 +148,7 @@ def test_forecasts_are_compared_with_records_of_the_same_device(
 
     monkeypatch.setattr(estimate, "make_forecast", make_forecast)
     out = call_main("-m", "+step=gelu", "seed=0,1,2", *TINY, "plan=true", f"plan_device={device}").out
-    line = "check: such estimates of 2 completed runs differ from the records by -50 % to +100 %, median +25 %"
+    line = "check: for 2 completed runs, the estimate differs from the record by -50 % to +100 %, median +25 %"
     assert (line in out) == shown
 
 
@@ -154,7 +158,7 @@ def test_estimates_from_records_are_compared_with_the_records_of_others(tmp_path
         write_run(tmp_path / "experiments", 90.0, "+step=gelu", f"seed={seed}", *TINY, **fields)
     out = call_main("-m", "+step=gelu", "seed=0,1,2,3", *TINY, "plan=true").out
     # (115 - 100) / 100 twice, (100 - 130) / 130
-    assert "3 completed runs differ from the records by -23 % to +15 %, median +15 %" in out
+    assert "for 3 completed runs, the estimate differs from the record by -23 % to +15 %, median +15 %" in out
     assert "~1:50  gelu seed=3" in out
 
 
@@ -169,8 +173,8 @@ def test_networks_that_were_not_measured_in_time_are_scaled(monkeypatch: pytest.
         def __exit__(self, *_: object) -> None:
             pass
 
-        def map(self, function: object, specs: list[RunSpec]) -> list[object]:
-            return [function(spec) for spec in specs]  # type: ignore[operator]
+        def map(self, function: object, *lists: list[object]) -> list[object]:
+            return [function(*arguments) for arguments in zip(*lists, strict=True)]  # type: ignore[operator]
 
         def submit(self, function: object, *arguments: object) -> object:
             future: forecast.Future[object] = forecast.Future()

@@ -18,7 +18,7 @@ from roadmap.training.device import choose_device
 from roadmap.training.metrics import Metrics
 from roadmap.training.throughput import RandomImages, measure_gpu_use, measure_throughput, random_batches
 from roadmap.training.trainer import Trainer
-from roadmap.training.workload import count_depthwise_activations, count_workload, dataset_sizes, memory_need
+from roadmap.training.workload import Workload, count_depthwise_activations, count_workload, dataset_sizes, memory_need
 from tests.conftest import FASHION, TINY
 from tests.helpers import make_image_folder
 
@@ -26,8 +26,13 @@ pytestmark = pytest.mark.usefixtures("folder")
 PAPER = ("data=imagenet", "base=resnet50", "budget=paper", "plan=true")
 
 
+def work_of(*overrides: str) -> Workload:
+    spec = compose(*overrides)
+    return count_workload(spec, dataset_sizes(spec))
+
+
 def test_the_work_of_the_last_step_at_the_paper_s_scale_is_counted_without_imagenet() -> None:
-    work = count_workload(compose("+step=separate_downsampling", *PAPER))
+    work = work_of("+step=separate_downsampling", *PAPER)
     assert (work.batch_size, work.iterations) == (4096, 300 * (1_281_167 // 4096))
     assert work.train_images == work.iterations * 4096
     assert (work.num_test, work.eval_images) == (50_000, 10 * 50_000)
@@ -40,14 +45,14 @@ def test_the_work_of_the_last_step_at_the_paper_s_scale_is_counted_without_image
 
 
 def test_a_moving_average_is_evaluated_stored_and_written() -> None:
-    own = count_workload(compose("+step=gelu"))
-    average = count_workload(compose("+step=gelu", "recipe.ema_decay=0.99"))
+    own = work_of("+step=gelu")
+    average = work_of("+step=gelu", "recipe.ema_decay=0.99")
     assert average.eval_images == 2 * own.eval_images
     assert average.weights_bytes == 2 * own.weights_bytes
     assert average.checkpoint_bytes == own.checkpoint_bytes * 4 / 3
     sgd, without = (
-        count_workload(compose("+step=baseline")),
-        count_workload(compose("+step=gelu", "save_weights=false")),
+        work_of("+step=baseline"),
+        work_of("+step=gelu", "save_weights=false"),
     )
     assert sgd.checkpoint_bytes == 4 * sgd.cost.params * 2
     assert without.weights_bytes == 0
@@ -76,18 +81,18 @@ def test_images_of_your_own_are_counted(tmp_path: Path) -> None:
     root = make_image_folder(tmp_path / "images", {"a": 7, "b": 5})
     spec = compose("+step=gelu", "data=folder", f"data.root={root}", "budget.batch_size=4")
     assert dataset_sizes(spec)[0] == 12
-    assert count_workload(spec).iterations == 10 * (12 // 4)
+    assert count_workload(spec, dataset_sizes(spec)).iterations == 10 * (12 // 4)
 
 
 def test_the_memory_follows_from_the_device_and_the_number_of_processes() -> None:
     spec = compose("+step=separate_downsampling", *PAPER)
-    one = memory_need(spec, world_size=1, memory=80 * 2**30, share=1.0)
+    one = memory_need(spec, dataset_sizes(spec), world_size=1, memory=80 * 2**30, share=1.0)
     assert one.accumulate > 1
     assert one.fits
     assert one.needed <= one.available == 80 * 2**30
-    eight = memory_need(spec, world_size=8, memory=80 * 2**30, share=1.0)
+    eight = memory_need(spec, dataset_sizes(spec), world_size=8, memory=80 * 2**30, share=1.0)
     assert eight.accumulate == 1
-    assert not memory_need(spec, world_size=1, memory=2**28, share=1.0).fits
+    assert not memory_need(spec, dataset_sizes(spec), world_size=1, memory=2**28, share=1.0).fits
 
 
 @pytest.mark.parametrize("step", ["baseline", "inverted_bottleneck", "separate_downsampling"])
@@ -109,7 +114,7 @@ def test_the_number_of_operations_follows_from_the_number_of_layers(step: str) -
     trainer.train_iteration(forward, images)  # the optimizer's states
     with Counter() as counter:
         trainer.train_iteration(forward, images)
-    expected = OPERATIONS_PER_LAYER * count_workload(spec).num_layers
+    expected = OPERATIONS_PER_LAYER * count_workload(spec, dataset_sizes(spec)).num_layers
     assert 0.65 * expected < counter.count < 1.35 * expected
 
 
