@@ -27,7 +27,11 @@ from roadmap.training.metrics import Metrics
         ("Tesla V100-SXM2-16GB", "fp16", 125),
         ("Tesla V100-PCIE-16GB", "fp16", 112),
         ("Tesla T4", "fp16", 65),
+        ("NVIDIA H100 NVL", "bf16", 835),
         ("NVIDIA GeForce GTX 1080", "fp32", None),
+        ("NVIDIA GeForce RTX 3090 Ti", "bf16", None),  # other products
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "bf16", None),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "bf16", None),
         ("AMD EPYC 7B13", "bf16", None),
     ],
 )

@@ -211,3 +211,57 @@ def test_a_device_that_is_absent_leaves_the_time_unknown() -> None:
     result = call_main("+step=gelu", *TINY, "device=mps", "plan=true")
     assert result.code == 0
     assert "time, cost: unknown: device=mps: PyTorch finds no such device here" in result.out
+
+
+def test_a_plan_under_torchrun_measures_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    result = call_main("+step=gelu", *TINY, "plan=true")
+    assert result.code == 0, result.err
+    assert "1 of 1 network measured on this machine" in result.out
+    monkeypatch.setenv("RANK", "1")
+    assert call_main("+step=gelu", *TINY, "plan=true").out.strip() == ""
+
+
+def test_a_plan_for_a_cluster_does_not_measure_the_login_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra [slurm] is not installed")
+    monkeypatch.setattr(estimate, "make_forecast", Mock(side_effect=AssertionError))
+    result = call_main("-m", "+step=gelu,baseline", *TINY, "plan=true", "hydra/launcher=submitit_slurm")
+    assert "time, cost: unknown until a run with this data, base and budget is completed; plan_device=GPU" in result.out
+
+
+def test_several_processes_on_the_processor_share_the_threads_of_a_run() -> None:
+    pools: list[tuple[int, object]] = []
+
+    class Pool:
+        def __init__(self, num_workers: int, initargs: tuple[object, ...], **_: object) -> None:
+            pools.append((num_workers, initargs[1]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forecast, "ProcessPoolExecutor", Pool)
+        for placement in (Placement(2, 4, 0), Placement(2, 4, 0, 2), Placement(1, 1, 0, 2), Placement(1, None, 0)):
+            forecast._pool(placement.num_parallel, placement)
+    assert pools == [(2, 4), (2, 2), (1, 1), (1, None)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("data=timm", "data.name=hfds/a/b", "data.num_classes=3"), "data.name=hfds/a/b: its size is not known"),
+        (("budget.train_images=2000",), "budget.train_images=2000: there are only 1437 images; use 1437 or less"),
+        (("budget.batch_size=2000",), "budget.batch_size=2000: there are only 1437 training images"),
+    ],
+)
+def test_a_run_that_would_be_refused_has_no_forecast(overrides: tuple[str, ...], message: str) -> None:
+    result = call_main("+step=gelu", *overrides, "plan=true")
+    assert result.code == 0, result.err
+    assert f"time, cost: unknown: {message}" in result.out
+
+
+def test_a_batch_that_cannot_be_split_leaves_the_memory_unknown() -> None:
+    result = call_main("+step=gelu", "budget.batch_size=64", "processes=64", "plan=true", "plan_device=a100")
+    assert (
+        "memory: unknown: budget.batch_size=64: 64 processes with 1 parts each need two images per part" in result.out
+    )
+    assert "time: " in result.out

@@ -25,7 +25,7 @@ from roadmap.sweep.local_ranks import check_processes
 from roadmap.sweep.placement import choose_placement, count_gpus
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.processes import visible_devices
-from roadmap.sweep.run_process import RunProcess
+from roadmap.sweep.run_process import RunProcess, record_death, record_failure, record_mtime
 from roadmap.training import checkpoint
 from tests.conftest import TINY, CommandLine, until
 from tests.helpers import assert_same_results, call_main, read_records
@@ -125,6 +125,9 @@ def test_there_are_at_most_as_many_processes_as_gpus_or_cores(monkeypatch: pytes
         ({"gpus_per_node": 8}, ("processes=4",), 4),
         ({"gpus_per_node": 8}, ("device=cpu",), 1),
         ({"gpus_per_node": None}, ("device=cpu", "processes=2"), 2),
+        ({"gres": "gpu:8"}, (), 8),
+        ({"gres": "gpu:a100:4,shard:1"}, (), 4),
+        ({"gres": "shard:1"}, (), 1),
         ({"ray": {"remote": {"num_gpus": 2}}}, (), 2),
         ({"ray": {"remote": {"num_gpus": 0.5}}}, (), 1),
     ],
@@ -134,6 +137,40 @@ def test_a_job_trains_with_a_process_for_each_of_its_gpus(
 ) -> None:
     launcher = ClusterLauncher("submitit_slurm", lambda *_: iter(()), params)
     assert num_ranks(launcher, compose("+step=gelu", *overrides)) == expected
+
+
+def test_a_run_cannot_have_several_slices_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_ranks, "count_gpus", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1,MIG-2")
+    check_processes(compose("+step=gelu", "processes=1"))
+    with pytest.raises(SpecError, match="processes=2: a process sees only one slice of a GPU"):
+        check_processes(compose("+step=gelu", "processes=2"))
+
+
+@pytest.mark.parametrize(
+    ("recorded", "expected"),
+    [
+        ("process 1: CUDA out of memory", "process 1: CUDA out of memory"),  # the failure that came first
+        (
+            "RuntimeError: Connection closed by peer",
+            "process 1 of the run ended with SIGKILL; the same command retries",
+        ),
+        (None, "process 1 of the run ended with SIGKILL; the same command retries"),
+    ],
+)
+def test_a_record_of_the_first_failure_is_not_replaced_by_the_end_of_a_process(
+    recorded: str | None, expected: str, tmp_path: Path
+) -> None:
+    run = PlannedRun(compose("+step=gelu", f"out={tmp_path}"), [])
+    before = record_mtime(run_folder(run.spec))
+    assert before is None
+    if recorded is not None:
+        record_failure(run, recorded)
+    record = record_death(run, "process 1 of the run ended with SIGKILL", before)
+    assert record["error"].startswith(expected)
+    assert read_record(run_folder(run.spec)) == record
+    earlier = record_mtime(run_folder(run.spec))  # a record of an earlier attempt is replaced
+    assert record_death(run, "process 0 of the run ended with SIGSEGV", earlier)["error"].startswith("process 0 of")
 
 
 def test_the_gpus_of_a_machine_are_divided_into_groups(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,38 @@ def test_damaged_files_are_reported_and_the_previous_one_is_loaded(damage: str, 
     FAULTS["corrupt files found"] += 1 + both
 
 
+def test_two_kills_between_the_checksum_and_its_file_lose_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process is killed when it has written the checksum of a checkpoint and not yet renamed its file; twice."""
+
+    class Killed(BaseException):
+        pass
+
+    def write_atomically(path: Path, content: Any, before_replacing: Any = lambda: None) -> None:
+        if path.name == checkpoint.NAME:
+            content(io.BytesIO())
+            before_replacing()
+            raise Killed
+        files.write_atomically(path, content)
+
+    for epoch in (1, 2):
+        checkpoint.save(folder, RUN, {"epoch": epoch})
+    for epoch in (3, 4):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "write_atomically", write_atomically)
+            with pytest.raises(Killed):
+                checkpoint.save(folder, RUN, {"epoch": epoch})
+        messages: list[str] = []
+        state = checkpoint.load(folder, RUN, messages.append)
+        assert state == {"epoch": 2}
+        assert messages == []
+    checkpoint.save(folder, RUN, {"epoch": 5})
+    for name in (checkpoint.NAME, checkpoint.PREVIOUS):
+        content = (folder / name).read_bytes()
+        assert (folder / f"{name}.sha256").read_text() == f"{hashlib.sha256(content).hexdigest()}  {name}\n"
+
+
 @pytest.fixture(scope="module")
 def halfway(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunSpec]:
     """A completed run and, in another folder, the same run killed after it had left two checkpoints."""
@@ -196,7 +228,7 @@ def test_a_checkpoint_is_a_file_of_torch_with_a_checksum_of_sha256sum(tmp_path: 
     assert (tmp_path / f"{checkpoint.NAME}.sha256").read_text() == line
 
 
-@pytest.mark.parametrize("moment", ["checksum written", "previous linked"])
+@pytest.mark.parametrize("moment", ["previous linked", "previous checksum written", "checksum written"])
 def test_a_kill_between_two_files_leaves_an_intact_checkpoint(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,16 +245,18 @@ def test_a_kill_between_two_files_leaves_an_intact_checkpoint(
             raise Killed
         files.write_atomically(path, content, **options)
         written.append(path.name)
-        if moment == "checksum written" and path.name.endswith(".sha256"):
+        if path.name == last:
             raise Killed
 
-    monkeypatch.setattr(checkpoint, "write_atomically", write)
-    with pytest.raises(Killed):
-        checkpoint.save(tmp_path, RUN, {"number": 2})
-    assert written == ([f"{checkpoint.NAME}.sha256"] if moment == "checksum written" else [])
+    checksums = [f"{name}.sha256" for name in (checkpoint.PREVIOUS, checkpoint.NAME)]
+    last = {"previous checksum written": checksums[0], "checksum written": checksums[1]}.get(moment)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_atomically", write)
+        with pytest.raises(Killed):
+            checkpoint.save(tmp_path, RUN, {"number": 2})
+    assert written == checksums[: checksums.index(last) + 1 if last else 0]
     messages: list[str] = []
     assert checkpoint.load(tmp_path, RUN, messages.append) == {"number": 1} and messages == []
-    monkeypatch.undo()
     for number in (3, 4):
         checkpoint.save(tmp_path, RUN, {"number": number})
         assert checkpoint.load(tmp_path, RUN, messages.append) == {"number": number} and messages == []
