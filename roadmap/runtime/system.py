@@ -57,6 +57,7 @@ class Resources:
 
     cores: int  # for the computation on a CPU, and for loader processes
     device_share: float = 1.0  # of the memory of its device
+    min_accumulate: int = 1  # least number of parts of a batch: those with which the run has begun
 
 
 def whole_machine() -> Resources:

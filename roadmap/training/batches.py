@@ -47,6 +47,8 @@ def load_batches(
         memory = device_config.memory_bytes() * resources.device_share / num_sharing
         memory -= dataset_bytes(spec, (num_train, len(splits.test)))  # type: ignore[arg-type]
         chosen = choose_accumulate(spec, schedule.batch_size, world, memory, device_config.precision)
+        if spec.accumulate is None:
+            chosen = max(chosen, resources.min_accumulate)
         accumulate = int(*distributed.all_reduce_max(chosen))  # devices may differ
     elif spec.accumulate is not None:
         accumulate = spec.accumulate

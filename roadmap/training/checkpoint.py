@@ -123,6 +123,18 @@ def read(path: Path, run: str) -> dict[str, Any]:
     return dict(state)
 
 
+def accumulate_of(folder: Path, num_processes: int) -> int:
+    """Return the number of parts of a batch with which the newest checkpoint in `folder` was trained.
+
+    1 if there is no checkpoint, or if another number of processes trained it. Does not read the tensors.
+    """
+    for name in (NAME, PREVIOUS):
+        with suppress(Exception):  # `load` reports what is wrong with a file
+            outcome = torch.load(folder / name, mmap=True, weights_only=True)["state"]["outcome"]
+            return int(outcome["accumulate"]) if outcome["processes"] == num_processes else 1
+    return 1
+
+
 def _correct_checksum(path: Path) -> None:
     """Write the checksum of an intact file again if a process was killed between writing it and renaming its file."""
     with path.open("rb") as file:

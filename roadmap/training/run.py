@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import sys
@@ -9,7 +10,6 @@ import threading
 import time
 import traceback
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -43,7 +43,7 @@ from roadmap.runtime import distributed, lock
 from roadmap.runtime.files import write_atomically
 from roadmap.runtime.logs import also_log_to, logger, write_line
 from roadmap.runtime.signals import Stopped
-from roadmap.runtime.system import Resources
+from roadmap.runtime.system import Resources, whole_machine
 from roadmap.runtime.world import current_world, is_rank_zero, name_of_group
 from roadmap.training import checkpoint
 from roadmap.training.device import choose_device
@@ -130,9 +130,12 @@ def _train_and_record(
     is_new_log = False
     try:
         device_config = choose_device(spec.device, spec.precision)
-        record |= asdict(measure_cost(spec.network, spec.data.image_size))
+        record |= dataclasses.asdict(measure_cost(spec.network, spec.data.image_size))
+        # The order of sums, and so the last bits of the result, depend on the number of parts of a batch.
+        parts = 1 if spec.force else checkpoint.accumulate_of(folder, current_world().size)
+        resources = dataclasses.replace(resources or whole_machine(), min_accumulate=parts)
         trainer = Trainer(spec, device_config, metrics, title, resources)
-        record |= {"plan": asdict(trainer.schedule), "num_train": trainer.train_batches.num_images}
+        record |= {"plan": dataclasses.asdict(trainer.schedule), "num_train": trainer.train_batches.num_images}
         record |= {"classes": recorded_classes(spec)}
         # Only now: nothing is written or renamed if the device or the data do not fit the spec.
         if is_rank_zero() and keep_previous_record(folder):  # force=true: start again

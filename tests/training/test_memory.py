@@ -13,8 +13,9 @@ from roadmap.config.schema import RunSpec
 from roadmap.data.sampling import BatchSplit
 from roadmap.models.complexity import measure_cost
 from roadmap.models.network import build_network
+from roadmap.records.record import run_folder
 from roadmap.runtime.world import SINGLE_PROCESS, World
-from roadmap.training import memory, recipe
+from roadmap.training import checkpoint, memory, recipe
 from roadmap.training.device import choose_device
 from roadmap.training.memory import USABLE, choose_accumulate, estimate_memory
 from roadmap.training.metrics import Metrics
@@ -138,6 +139,19 @@ def test_the_record_has_the_chosen_number_of_parts(monkeypatch: pytest.MonkeyPat
     assert chosen["status"] == "completed" and chosen["device"]["accumulate"] == 2
     asked = compose("+step=layer_norm", *TINY, "accumulate=2")
     assert run(asked)["started_at"] == chosen["started_at"], "the number of parts is not in the hash"
+
+
+def test_a_run_resumes_with_the_number_of_parts_with_which_it_began() -> None:
+    """The last bits of its results depend on this number."""
+    begun = compose("+step=layer_norm", *TINY, "accumulate=2", "keep_checkpoint=true")
+    assert run(begun)["status"] == "completed"
+    folder = run_folder(begun)
+    assert (checkpoint.accumulate_of(folder, 1), checkpoint.accumulate_of(folder, 2)) == (2, 1)
+    assert checkpoint.accumulate_of(folder / "missing", 1) == 1
+    (folder / "record.json").unlink()
+    resumed = run(compose("+step=layer_norm", *TINY))
+    assert (resumed["status"], resumed["device"]["accumulate"]) == ("completed", 2)
+    assert run(compose("+step=layer_norm", *TINY, "force=true"))["device"]["accumulate"] == 1
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")], ids=["cpu", "cuda"])
