@@ -24,7 +24,7 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def tiny_case(name: str, overrides: tuple[str, ...]) -> gpu.Case:
         small = tuple(override for override in overrides if override not in ("base=resnet50", "compile=true"))
-        return real(name, (*small, *tiny, "budget.batch_size=4", "budget.train_images=8"))
+        return real(name, (*small, *tiny, "data.image_size=32", "budget.batch_size=4", "budget.train_images=8"))
 
     def iterate(make: Callable[..., Callable[[], int]], *arguments: Any, threads: list[int], **_: Any) -> float:
         iteration = make(*arguments)

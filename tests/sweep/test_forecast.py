@@ -71,31 +71,34 @@ def test_small_networks_wait_for_the_processor_that_starts_their_operations() ->
 
 
 def test_a_plan_for_gpus_that_are_not_here(tmp_path: Path) -> None:
-    """The rows of the paper's Table 10, three seeds each, planned on a machine without GPU and without ImageNet."""
-    result = call_main("+study=roadmap", *PAPER, "plan_device=h100")
+    """Two steps of the paper, 30 seeds each, planned on a machine without GPU and without ImageNet."""
+    seeds = ",".join(map(str, range(30)))
+    result = call_main("-m", "+step=training_recipe,separate_downsampling", f"seed={seeds}", *PAPER, "plan_device=h100")
     assert result.code == 0, result.err
     num_runs = result.out.count("  to do ")
-    assert f"roadmap: {num_runs} runs, 0 done, {num_runs} to do" in result.out
+    assert num_runs == 60
+    assert f"runs: {num_runs} runs, 0 done, {num_runs} to do" in result.out
     time = re.search(r"time: ([\d,]+) h on 1 GPU; (\d+) h on 8 GPUs.*; (\d+) h on 64 GPUs", result.out)
     assert time is not None, result.out
     one, eight, many = (float(hours.replace(",", "")) for hours in time.groups())
     assert one / 8 == pytest.approx(eight, rel=0.1)
-    assert one / 64 <= many < one / 40
+    assert one / 64 <= many < one / 50
     assert f"cost: {time[1]} h of GPU time" in result.out
     memory = re.search(r"memory: ([\d.]+) GiB of 80.0 GiB with accumulate=\d+ \(\w+\)\n", result.out)
     assert memory is not None
     assert 40 < float(memory[1]) < 0.8 * 80
-    disk = re.search(r"disk: ([\d.]+) GiB for the results, and up to ([\d.]+) GiB for each run that trains", result.out)
+    disk = re.search(r"disk: ([\d.]+) GiB for the results, and up to (\d+) MiB for each run that trains", result.out)
     assert disk is not None
     assert float(disk[1]) == pytest.approx(num_runs * 28e6 * 4 / 2**30, rel=0.15)
+    assert float(disk[2]) == pytest.approx(3 * 28.6e6 * 12 / 2**20, rel=0.01)  # three files with AdamW's states
     assert "forecast for h100: from the published training throughput of ResNet-50" in result.out
     assert list(tmp_path.iterdir()) == []
 
 
 def test_processes_of_a_run_are_taken_from_the_command() -> None:
-    result = call_main("+step=gelu", *PAPER, "plan_device=h100", "processes=16")
+    result = call_main("+step=gelu", *PAPER, "base=nano", "plan_device=h100", "processes=16")
     assert "does not fit 1 GPU; a run with processes=16 does not fit 8 GPUs; " in result.out
-    assert re.search(r"; \d+:\d\d:\d\d on 64 GPUs \(processes=16\)", result.out)
+    assert re.search(r"; \d+:\d\d on 64 GPUs \(processes=16\)", result.out)
 
 
 def test_a_plan_without_records_measures_the_networks_here(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from roadmap.config.choices import Device, Precision
 from roadmap.config.compose import compose
 from roadmap.config.schema import RunSpec, SpecError
 from roadmap.records.record import run_folder, run_name
-from roadmap.runtime import files
 from roadmap.training import checkpoint
 from roadmap.training.device import choose_device
 from roadmap.training.metrics import Metrics
@@ -85,38 +84,6 @@ def test_damaged_files_are_reported_and_the_previous_one_is_loaded(damage: str, 
     assert messages[0].startswith("checkpoint not used:") and REASONS.get(damage, DAMAGED) in messages[0]
     assert not Path("executed").exists()
     FAULTS["corrupt files found"] += 1 + both
-
-
-def test_two_kills_between_the_checksum_and_its_file_lose_nothing(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A process is killed when it has written the checksum of a checkpoint and not yet renamed its file; twice."""
-
-    class Killed(BaseException):
-        pass
-
-    def write_atomically(path: Path, content: Any, before_replacing: Any = lambda: None) -> None:
-        if path.name == checkpoint.NAME:
-            content(io.BytesIO())
-            before_replacing()
-            raise Killed
-        files.write_atomically(path, content)
-
-    for epoch in (1, 2):
-        checkpoint.save(folder, RUN, {"epoch": epoch})
-    for epoch in (3, 4):
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "write_atomically", write_atomically)
-            with pytest.raises(Killed):
-                checkpoint.save(folder, RUN, {"epoch": epoch})
-        messages: list[str] = []
-        state = checkpoint.load(folder, RUN, messages.append)
-        assert state == {"epoch": 2}
-        assert messages == []
-    checkpoint.save(folder, RUN, {"epoch": 5})
-    for name in (checkpoint.NAME, checkpoint.PREVIOUS):
-        content = (folder / name).read_bytes()
-        assert (folder / f"{name}.sha256").read_text() == f"{hashlib.sha256(content).hexdigest()}  {name}\n"
 
 
 @pytest.fixture(scope="module")
@@ -226,41 +193,6 @@ def test_a_checkpoint_is_a_file_of_torch_with_a_checksum_of_sha256sum(tmp_path: 
     content = (tmp_path / checkpoint.NAME).read_bytes()
     line = f"{hashlib.sha256(content).hexdigest()}  {checkpoint.NAME}\n"
     assert (tmp_path / f"{checkpoint.NAME}.sha256").read_text() == line
-
-
-@pytest.mark.parametrize("moment", ["previous linked", "previous checksum written", "checksum written"])
-def test_a_kill_between_two_files_leaves_an_intact_checkpoint(
-    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The two files of a checkpoint cannot be replaced at once."""
-
-    class Killed(BaseException):
-        pass
-
-    checkpoint.save(tmp_path, RUN, {"number": 1})
-    written: list[str] = []
-
-    def write(path: Path, content: Any, **options: Any) -> None:
-        if moment == "previous linked" and path.name.endswith(".sha256"):
-            raise Killed
-        files.write_atomically(path, content, **options)
-        written.append(path.name)
-        if path.name == last:
-            raise Killed
-
-    checksums = [f"{name}.sha256" for name in (checkpoint.PREVIOUS, checkpoint.NAME)]
-    last = {"previous checksum written": checksums[0], "checksum written": checksums[1]}.get(moment)
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_atomically", write)
-        with pytest.raises(Killed):
-            checkpoint.save(tmp_path, RUN, {"number": 2})
-    assert written == checksums[: checksums.index(last) + 1 if last else 0]
-    messages: list[str] = []
-    assert checkpoint.load(tmp_path, RUN, messages.append) == {"number": 1} and messages == []
-    for number in (3, 4):
-        checkpoint.save(tmp_path, RUN, {"number": number})
-        assert checkpoint.load(tmp_path, RUN, messages.append) == {"number": number} and messages == []
-    assert checkpoint.read(tmp_path / checkpoint.PREVIOUS, RUN) == {"number": 3}
 
 
 def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:

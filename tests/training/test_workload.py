@@ -15,6 +15,7 @@ from roadmap.data import datasets
 from roadmap.models.network import build_network
 from roadmap.sweep.forecast import OPERATIONS_PER_LAYER
 from roadmap.training.device import choose_device
+from roadmap.training.memory import dataset_bytes
 from roadmap.training.metrics import Metrics
 from roadmap.training.throughput import RandomImages, measure_gpu_use, measure_throughput, random_batches
 from roadmap.training.trainer import Trainer
@@ -85,14 +86,18 @@ def test_images_of_your_own_are_counted(tmp_path: Path) -> None:
 
 
 def test_the_memory_follows_from_the_device_and_the_number_of_processes() -> None:
-    spec = compose("+step=separate_downsampling", *PAPER)
-    one = memory_need(spec, dataset_sizes(spec), world_size=1, memory=80 * 2**30, share=1.0)
-    assert one.accumulate > 1
-    assert one.fits
-    assert one.needed <= one.available == 80 * 2**30
-    eight = memory_need(spec, dataset_sizes(spec), world_size=8, memory=80 * 2**30, share=1.0)
-    assert eight.accumulate == 1
-    assert not memory_need(spec, dataset_sizes(spec), world_size=1, memory=2**28, share=1.0).fits
+    spec = compose("+step=separate_downsampling", "base=pico", "data=cifar10", "budget.batch_size=4096", "device=cpu")
+    sizes = dataset_sizes(spec)
+    whole = memory_need(spec, sizes, world_size=1, memory=80 * 2**30, share=1.0)
+    assert (whole.accumulate, whole.fits) == (1, True)
+    images = dataset_bytes(spec, sizes)
+    assert images == 60_000 * 3 * 32 * 32
+    half = memory_need(spec, sizes, world_size=1, memory=whole.needed + images, share=0.5)
+    assert half.accumulate > 1
+    assert half.fits
+    assert half.needed <= half.available == (whole.needed + images) / 2 - images
+    assert memory_need(spec, sizes, world_size=8, memory=whole.needed + images, share=0.5).accumulate == 1
+    assert not memory_need(spec, sizes, world_size=1, memory=images + 2**20, share=1.0).fits
 
 
 @pytest.mark.parametrize("step", ["baseline", "inverted_bottleneck", "separate_downsampling"])
