@@ -43,12 +43,12 @@ class NormGroups:
         self.numbers: list[int] = []
         self.sizes: list[int] = []
         self.layers = [module for module in model.modules() if isinstance(module, GroupedBatchNorm2d)]
-        widths = [layer.num_features for layer in self.layers for _ in ("mean", "variance")]
+        self._widths = [layer.num_features for layer in self.layers for _ in ("mean", "variance")]
         # Of all layers, in one tensor, so that few operations suffice: a row for each group of a part of the batch.
         # Rows are counted from 0 in each part; with other rows, torch.compile would compile each part.
         rows = 1 if is_shared else num_groups
-        self._statistics = torch.zeros(rows, sum(widths), device=next(model.parameters()).device)
-        parts = self._statistics.split(widths, dim=1)
+        self._statistics = torch.zeros(rows, sum(self._widths), device=next(model.parameters()).device)
+        parts = self._statistics.split(self._widths, dim=1)
         for layer, mean, variance in zip(self.layers, parts[::2], parts[1::2], strict=True):
             layer.groups, layer.means, layer.variances = self, mean, variance
         self._sums = torch.zeros_like(self._statistics[0])  # over the groups of the parts before this one
@@ -69,8 +69,7 @@ class NormGroups:
         if not self.is_shared:
             sums = all_reduce_sum(sums)
         sums /= sums[-1].clone()
-        widths = [layer.num_features for layer in self.layers for _ in ("mean", "variance")]
-        *means, _ = sums.split([*widths, 1])
+        *means, _ = sums.split([*self._widths, 1])
         for layer, mean, variance in zip(self.layers, means[::2], means[1::2], strict=True):
             layer.update_running_statistics(mean, variance)
         self._sums.zero_()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from roadmap.config.names import one_line
@@ -65,8 +66,6 @@ def runs_per_gpu(use: GpuUse, num_cores: int) -> int:
 
 
 def _measure_largest(specs: Sequence[RunSpec]) -> GpuUse:
-    from dataclasses import replace
-
     from roadmap.models.complexity import measure_cost
     from roadmap.training.memory import dataset_bytes
     from roadmap.training.throughput import measure_gpu_use

@@ -17,7 +17,7 @@ from roadmap.runtime import distributed
 from roadmap.runtime.system import Resources
 from roadmap.runtime.world import World
 from roadmap.training.device import DeviceConfig
-from roadmap.training.memory import choose_accumulate, dataset_bytes
+from roadmap.training.memory import choose_accumulate, memory_of_process
 
 
 class Batches(NamedTuple):
@@ -44,8 +44,9 @@ def load_batches(
     accumulate = 1
     if not isinstance(splits.train, IterableDataset):
         num_sharing = world.local_size if device.type == "cpu" else 1  # each process has a GPU of its own
-        memory = device_config.memory_bytes() * resources.device_share / num_sharing
-        memory -= dataset_bytes(spec, (num_train, len(splits.test)))  # type: ignore[arg-type]
+        sizes = (num_train, len(splits.test))  # type: ignore[arg-type]
+        device_memory, share = device_config.memory_bytes(), resources.device_share
+        memory = memory_of_process(spec, sizes, device_memory, share, num_sharing)
         chosen = choose_accumulate(spec, schedule.batch_size, world, memory, device_config.precision)
         if spec.accumulate is None:
             chosen = max(chosen, resources.min_accumulate)
@@ -56,8 +57,8 @@ def load_batches(
     if accumulate > 1 and spec.accumulate is None:
         log(f"accumulate={accumulate}: batches of {schedule.batch_size:,} images in parts that fit the memory")
     train = train_loader(splits.train, spec, split, workers, device)
-    sizes = {"train_images": num_train, "test_images": len(splits.test), "batch_size": schedule.batch_size}  # type: ignore[arg-type]
-    if fewer := [f"{name}={size}" for name, size in sizes.items() if size < (getattr(spec.budget, name) or 0)]:
+    available = {"train_images": num_train, "test_images": len(splits.test), "batch_size": schedule.batch_size}  # type: ignore[arg-type]
+    if fewer := [f"{name}={size}" for name, size in available.items() if size < (getattr(spec.budget, name) or 0)]:
         log(f"budget={spec.budget.name} reduced to the size of the dataset: {', '.join(fewer)}")
     test = eval_loader(splits.test, spec, min(2 * schedule.batch_size, 512), workers, device, world)
     return Batches(schedule, split, train, test)

@@ -49,10 +49,9 @@ def save(folder: Path, run: str, state: dict[str, Any]) -> None:
     def keep_previous() -> None:
         if path.exists():
             _link_or_copy(path, folder / PREVIOUS)
-            checksum = _read_checksum(path)
-            write_atomically(checksum_path(folder / PREVIOUS), f"{checksum}  {PREVIOUS}\n".encode())
+            _write_checksum(folder / PREVIOUS, _read_checksum(path))
         # If the process is killed from here on, the old file at `path` has the checksum of the previous checkpoint.
-        write_atomically(checksum_path(path), f"{digest.hexdigest()}  {NAME}\n".encode())
+        _write_checksum(path, digest.hexdigest())
 
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, write, before_replacing=keep_previous)
@@ -93,8 +92,11 @@ def load(folder: Path, run: str, report: Callable[[str], None]) -> dict[str, Any
     for name in (NAME, PREVIOUS):
         if (folder / name).exists():
             try:
-                state = read(folder / name, run)
-                _correct_checksum(folder / name)
+                state, checksum = _read(folder / name, run)
+                # A process may have been killed between writing the checksum of a new file and renaming that file.
+                if _read_checksum(folder / name) != checksum:
+                    with suppress(OSError):  # a full disk; the next checkpoint does not need it
+                        _write_checksum(folder / name, checksum)
                 return state
             except CheckpointError as error:
                 report(f"checkpoint not used: {error}; kept as {BAD}")
@@ -104,10 +106,16 @@ def load(folder: Path, run: str, report: Callable[[str], None]) -> dict[str, Any
 
 def read(path: Path, run: str) -> dict[str, Any]:
     """Return the state in one file. Raises CheckpointError."""
+    return _read(path, run)[0]
+
+
+def _read(path: Path, run: str) -> tuple[dict[str, Any], str]:
+    """Return the state in one file and the checksum of the file. Raises CheckpointError."""
     checksums = {_read_checksum(path.with_name(name)) for name in (NAME, PREVIOUS)}
     try:
         with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() not in checksums:
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+            if checksum not in checksums:
                 raise CheckpointError(f"{path}: damaged, its checksum differs")
             file.seek(0)
             saved = torch.load(file, map_location="cpu", weights_only=True)
@@ -120,7 +128,7 @@ def read(path: Path, run: str) -> dict[str, Any]:
         raise CheckpointError(f"{path}: contains more than tensors and plain values; not loaded") from error
     if saved_run != run:
         raise CheckpointError(f"{path}: belongs to another run ({saved_run})")
-    return dict(state)
+    return dict(state), checksum
 
 
 def accumulate_of(folder: Path, num_processes: int) -> int:
@@ -135,13 +143,9 @@ def accumulate_of(folder: Path, num_processes: int) -> int:
     return 1
 
 
-def _correct_checksum(path: Path) -> None:
-    """Write the checksum of an intact file again if a process was killed between writing it and renaming its file."""
-    with path.open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    if _read_checksum(path) != checksum:
-        with suppress(OSError):  # a full disk; the next checkpoint does not need it
-            write_atomically(checksum_path(path), f"{checksum}  {path.name}\n".encode())
+def _write_checksum(path: Path, checksum: str) -> None:
+    """Write the checksum of a checkpoint beside it, in the format of `sha256sum`. Raises OSError."""
+    write_atomically(checksum_path(path), f"{checksum}  {path.name}\n".encode())
 
 
 def _read_checksum(path: Path) -> str:

@@ -110,6 +110,15 @@ def dataset_bytes(spec: RunSpec, sizes: tuple[int, int]) -> int:
     return sum(sizes) * spec.data.in_chans * spec.data.image_size**2 if spec.data.small_images else 0
 
 
+def memory_of_process(spec: RunSpec, sizes: tuple[int, int], memory: float, share: float, num_sharing: int) -> float:
+    """Return the bytes that a process of a run may use for the network and its batches.
+
+    `memory` are the bytes of the device, of which the run may use `share`. `num_sharing` of its processes have this
+    device. `sizes` are the numbers of training and test images, which small datasets hold in the memory of the device.
+    """
+    return share * memory / num_sharing - dataset_bytes(spec, sizes)
+
+
 def choose_accumulate(spec: RunSpec, batch_size: int, world: World, memory: float, precision: Precision) -> int:
     """Return into how many parts each process splits its share of a batch: `accumulate`, or as few as fit `memory`.
 

@@ -20,7 +20,7 @@ from roadmap.models.network import build_network
 from roadmap.runtime.world import World
 from roadmap.training.device import choose_device
 from roadmap.training.evaluation import evaluated_epochs
-from roadmap.training.memory import choose_accumulate, dataset_bytes, estimate_memory
+from roadmap.training.memory import choose_accumulate, estimate_memory, memory_of_process
 
 BYTES = 4  # of a parameter, and of each of its optimizer's states
 
@@ -135,13 +135,12 @@ def memory_need(
 
     Raises SpecError if its batches cannot be split.
     """
-    precision = Precision.bf16 if spec.precision is Precision.auto else spec.precision
+    precision, num_sharing = Precision.bf16 if spec.precision is Precision.auto else spec.precision, 1
     if memory is None:
         device_config = choose_device(spec.device, spec.precision)
         memory, precision = device_config.memory_bytes(), device_config.precision
-        if device_config.device.type == "cpu":  # its processes share the memory
-            share /= world_size
-    available = share * memory - dataset_bytes(spec, sizes)
+        num_sharing = world_size if device_config.device.type == "cpu" else 1  # each process has a GPU of its own
+    available = memory_of_process(spec, sizes, memory, share, num_sharing)
     batch_size = make_schedule(spec.recipe, spec.budget, sizes[0]).batch_size
     world = World(size=world_size, local_size=world_size)
     accumulate = choose_accumulate(spec, batch_size, world, available, precision)

@@ -27,27 +27,41 @@ from tests.helpers import run_processes, set_rank
 LOADED = (*TINY, "budget.epochs=2", "budget.regularization=1", "network.drop_path=0.3", "precision=fp32")
 
 
-def hang_after_failure(rank: int, port: int, spec: RunSpec) -> None:
-    """Run as one of two processes: process 1 fails, but its connections stay open, as with NCCL."""
+def fail_and_wait(rank: int, port: int, spec: RunSpec, is_killed: bool) -> None:
+    """Run as one of two processes: process 1 fails and keeps its connections, or is killed, while process 0 waits.
+
+    As with NCCL, whose operations wait in both cases.
+    """
     set_rank(rank, port)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(distributed, "GRACE_SECONDS", 1.0)
+
+        def wait(*_: Any) -> None:
+            time.sleep(100)
+
+        def fail(*_: Any) -> None:
+            if is_killed:
+                os.kill(os.getpid(), signal.SIGKILL)
+            distributed.publish_failure(name_of_group(run_folder(spec).name, ""), "CUDA out of memory")
+            time.sleep(100)
+
         if rank == 1:
-
-            def fail(*_: Any) -> None:
-                distributed.publish_failure(name_of_group(run_folder(spec).name, ""), "CUDA out of memory")
-                time.sleep(100)
-
             monkeypatch.setattr(Trainer, "train_iteration", fail)
+        elif is_killed:  # with Gloo, an operation would end with an error
+            monkeypatch.setattr(Trainer, "train_iteration", wait)
         run(spec)
 
 
-def test_a_process_that_waits_for_a_failed_one_ends_with_the_reason_in_the_record(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("is_killed", "reason"), [(False, "process 1: CUDA out of memory"), (True, "process 1 died")])
+def test_a_process_that_waits_for_another_one_ends_with_the_reason_in_the_record(
+    is_killed: bool, reason: str, tmp_path: Path
+) -> None:
     spec = compose("+step=baseline", *LOADED, f"out={tmp_path}")
     started = time.monotonic()
-    run_processes(hang_after_failure, spec, exit_codes=[EXIT_RUN_FAILED] * 2)
+    exit_codes = [EXIT_RUN_FAILED, -signal.SIGKILL if is_killed else EXIT_RUN_FAILED]
+    run_processes(fail_and_wait, spec, is_killed, exit_codes=exit_codes)
     record = read_record(run_folder(spec))
-    assert record is not None and record["status"] == "failed" and record["error"] == "process 1: CUDA out of memory"
+    assert record is not None and record["status"] == "failed" and record["error"] == reason
     assert time.monotonic() - started < 60  # not the 30 minutes of the group, nor the 100 s of process 1
 
 
@@ -76,28 +90,3 @@ def test_there_are_at_most_as_many_processes_as_gpus(num_processes: int, monkeyp
         with expected if num_processes == 3 else pytest.raises(GroupMade), distributed.process_group("", Device.auto):
             pass
         assert used == ([] if num_processes == 3 else [rank])
-
-
-def wait_for_a_dead_process(rank: int, port: int, spec: RunSpec) -> None:
-    """Run as one of two processes: process 1 is killed while process 0 waits, as in an operation of NCCL."""
-    set_rank(rank, port)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(distributed, "GRACE_SECONDS", 1.0)
-
-        def wait_or_die(*_: Any) -> None:
-            if rank == 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            time.sleep(100)
-
-        monkeypatch.setattr(Trainer, "train_iteration", wait_or_die)
-        run(spec)
-
-
-def test_a_process_that_waits_for_a_killed_one_ends_with_the_reason_in_the_record(tmp_path: Path) -> None:
-    spec = compose("+step=baseline", *LOADED, f"out={tmp_path}")
-    started = time.monotonic()
-    run_processes(wait_for_a_dead_process, spec, exit_codes=[EXIT_RUN_FAILED, -signal.SIGKILL])
-    record = read_record(run_folder(spec))
-    assert record is not None
-    assert record["error"] == "process 1 died"
-    assert time.monotonic() - started < 60
