@@ -109,7 +109,7 @@ def makespan(durations: Sequence[float], num_parallel: int) -> float:
 def shortest_time(durations: Sequence[float], num_gpus: int, processes: int | None) -> tuple[float, int]:
     """Return the shortest time in seconds on `num_gpus` GPUs, and the number of GPUs of each run that gives it.
 
-    Several GPUs train a run as many times as fast as one. With `processes`, that is their number. Raises ValueError
+    N GPUs are assumed to train a run N times as fast as one. With `processes`, that is their number. Raises ValueError
     if a run does not fit.
     """
     choices = [number for number in (GPUS_PER_RUN if processes is None else (processes,)) if number <= num_gpus]

@@ -130,8 +130,8 @@ def _measure(
 ) -> None:
     """Measure as many networks as the time allows, spread over the list, and scale to the others.
 
-    As many networks are measured at once as runs would train. Several GPUs are assumed to train a run as many times as
-    fast as one, and several processes on the processor as fast as threads.
+    As many networks are measured at once as runs would train at once. N processes of a run are assumed to train it N
+    times as fast as one of them.
     """
     networks = "1 network" if len(specs) == 1 else f"{len(specs)} networks"
     logger.info(f"measuring {networks} on this machine, for about a minute at most (plan_device=none leaves this out)")

@@ -67,6 +67,13 @@ def choose_placement(runs: Sequence[PlannedRun]) -> Placement:
     return Placement(num_parallel, max(1, num_cores // num_parallel), 0, num_ranks)
 
 
+def place_alone(run: PlannedRun) -> Placement:
+    """Return where a run trains that no other run shares this machine with: on all cores, or on one GPU per process."""
+    num_ranks = run.spec.processes or 1
+    has_gpu = run.spec.device is not Device.cpu and count_gpus() > 0
+    return Placement(1, None, num_ranks if has_gpu else 0, num_ranks)
+
+
 def count_gpus() -> int:
     """Return the number of GPUs that this process may use; imports torch only on machines with GPUs."""
     if sys.platform == "linux" and not any(next(Path("/dev").glob(name), None) for name in GPU_DEVICE_FILES):

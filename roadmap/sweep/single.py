@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from roadmap.config.choices import Design, Device
+from roadmap.config.choices import Design
 from roadmap.config.designs import Layout
 from roadmap.config.schema import SpecError
 from roadmap.config.steps import note_on_names
@@ -18,7 +18,7 @@ from roadmap.sweep.errors import RunFailed
 from roadmap.sweep.estimate import estimate_runtime
 from roadmap.sweep.forecast import check_plan_device
 from roadmap.sweep.local_ranks import RankDiedError, check_processes, train_in_processes
-from roadmap.sweep.placement import Placement, count_gpus
+from roadmap.sweep.placement import place_alone
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.run_process import record_death, record_mtime, summarize_record, with_log
 from roadmap.sweep.scheduler import how_to_resume
@@ -41,8 +41,7 @@ def run_single(run: PlannedRun) -> None:
     if (note := note_on_names([spec.transforms])) is not None:
         logger.info(note)
     if spec.plan:
-        num_gpus = 0 if spec.device is Device.cpu else min(1, count_gpus())
-        logger.info(estimate_runtime([run], Placement(1, None, num_gpus * (spec.processes or 1), spec.processes or 1)))
+        logger.info(estimate_runtime([run], place_alone(run)))
         return
     read_manifest(study_folder(spec))  # raises SpecError for a damaged study.json, before the training
     folder = run_folder(spec)
