@@ -66,7 +66,11 @@ def damage_files(folder: Path, damage: str, both: bool) -> None:
         content = DAMAGES[damage]((folder / name).read_bytes())
         (folder / name).write_bytes(content)
         if damage in REASONS:
-            checkpoint.checksum_path(folder / name).write_text(hashlib.sha256(content).hexdigest())
+            write_checksum(folder / name)
+
+
+def write_checksum(path: Path) -> None:
+    checkpoint.checksum_path(path).write_text(hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -98,6 +102,9 @@ def halfway(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunSpec]:
     until(lambda: all((run_folder(interrupted) / name).exists() for name in (checkpoint.NAME, checkpoint.PREVIOUS)))
     run.process.kill()
     run.process.join()
+    for name in (checkpoint.NAME, checkpoint.PREVIOUS):
+        # The kill may have come between a file and its checksum, which test_checkpoint_kills.py covers.
+        write_checksum(run_folder(interrupted) / name)
     return folder / "interrupted", uninterrupted
 
 
