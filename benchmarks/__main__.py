@@ -4,10 +4,11 @@
     python -m benchmarks peak      # each step's share of the processor's peak throughput
     python -m benchmarks study     # a whole study against the same runs with timm's components, one after another
     python -m benchmarks steps     # the networks of the published study against its ResNet: multiply-adds and images/s
+    python -m benchmarks kernels   # our CPU kernels on and off
     python -m benchmarks gpu       # on one GPU: against timm, share of peak, several runs at once, torch.compile
     python -m benchmarks commit    # runs of this version against those of another commit (--commit)
 
-`python benchmarks/kernels.py` measures our CPU kernels alone. `stations` is an older name of `steps`.
+`stations` is an older name of `steps`.
 The output is Markdown, with a description of the machine. Ratios are minimum / median / maximum of the repeats. A
 measurement waits until other processes are quiet, and is repeated if they were not; the last line states their load.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 from benchmarks.commits import compare_with_commit
 from benchmarks.cpu import compare_with_timm, measure_share_of_peak, measure_steps
 from benchmarks.gpu import measure_gpu
+from benchmarks.kernels import measure_kernels
 from benchmarks.load import Measurements
 from benchmarks.study import compare_whole_study
 from benchmarks.tables import CORES
@@ -35,6 +37,7 @@ BENCHMARKS = {
     "study": compare_whole_study,
     "steps": measure_steps,
     "stations": measure_steps,
+    "kernels": measure_kernels,
     "gpu": measure_gpu,
     "commit": compare_with_commit,
 }
