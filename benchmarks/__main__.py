@@ -23,7 +23,7 @@ from benchmarks.commits import compare_with_commit
 from benchmarks.cpu import compare_with_timm, measure_share_of_peak, measure_steps
 from benchmarks.gpu import measure_gpu
 from benchmarks.kernels import measure_kernels
-from benchmarks.load import Measurements
+from benchmarks.load import Measurements, adopt_orphans
 from benchmarks.study import compare_whole_study
 from benchmarks.tables import CORES
 from roadmap.config.choices import Device
@@ -60,6 +60,7 @@ def main() -> None:
     options.fashion = ["data=fashion_mnist"]
     if options.fashion_mnist:
         options.fashion.append(f"data.root={options.fashion_mnist.resolve()}")
+    adopt_orphans()
     options.measure, options.device = Measurements(), Device.cuda
     if options.benchmark == "gpu":  # its time is limited
         options.measure = Measurements(attempts=2, longest_wait=5)

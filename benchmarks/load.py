@@ -1,15 +1,19 @@
 """Load of other processes on this machine: waits for a quiet moment before a measurement, and repeats disturbed ones.
 
 The load of others is the CPU time of the whole machine, with the time that a hypervisor took away, minus that of this
-process and its descendants. It is known on Linux only. Unit: cores, so 0.5 means that others kept half a core busy.
+process and its descendants. After `adopt_orphans`, a descendant whose parent has ended, such as a fork server, becomes
+a child of this process, so that it still counts as a descendant. The load is known on Linux only. Unit: cores, so 0.5
+means that others kept half a core busy.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +25,7 @@ QUIET_SHARE = 0.04  # of the cores: a measurement with more load of others is di
 ATTEMPTS = 6  # at one measurement
 LONGEST_WAIT = 600.0  # seconds for a quiet moment before each attempt
 BUSY_FIELDS = (0, 1, 2, 5, 6, 7)  # of /proc/stat: user, nice, system, irq, softirq, steal
+PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl
 
 
 class Measurements:
@@ -43,6 +48,7 @@ class Measurements:
             self._wait()
             started, before = time.perf_counter(), load_clock()
             result = measure(*arguments, **options)
+            _reap_orphans()
             attempts.append((_mean_load(before, time.perf_counter() - started), result))
         load, result = min(attempts, key=lambda attempt: attempt[0])
         self.loads.append(load)
@@ -74,6 +80,21 @@ class Measurements:
             f"limit {self.limit:.2f}. Repeated attempts: {self.num_repeated}. "
             f"Measurements that were disturbed in every attempt: {self.num_disturbed}."
         )
+
+
+def adopt_orphans() -> None:
+    """Make each descendant whose parent ends a child of this process. Without it, a process that nobody waits for, such
+    as the fork server of a command, would count as load of others. Has no effect on other systems than Linux."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _reap_orphans() -> None:
+    """Wait for the children that have ended, so that the kernel adds their time to that of the children of this
+    process."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0] != 0:
+            pass
 
 
 def load_clock() -> float | None:

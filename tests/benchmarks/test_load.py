@@ -25,6 +25,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     monkeypatch.setattr(load.time, "perf_counter", lambda: now["time"])
     monkeypatch.setattr(load.time, "sleep", partial(spend, now, cores_of_others=0))
     monkeypatch.setattr(load, "load_clock", lambda: now["busy"])
+    monkeypatch.setattr(load, "_reap_orphans", lambda: None)
     return now
 
 
@@ -72,6 +73,24 @@ def test_the_work_of_children_is_not_load_of_others() -> None:
     before = load._own_ticks()
     subprocess.run([sys.executable, "-c", BUSY.format(1)], check=True)
     assert (load._own_ticks() - before) / load.os.sysconf("SC_CLK_TCK") > 0.5
+
+
+@needs_proc
+def test_the_work_of_a_child_whose_parent_has_ended_is_not_load_of_others() -> None:
+    """A fork server is such a process: its parent ends without waiting for it."""
+    script = f"""if True:
+        import subprocess, sys
+        from benchmarks.load import Measurements, _own_ticks, adopt_orphans
+        adopt_orphans()
+        measure, before = Measurements(limit=float("inf")), _own_ticks()
+        orphan = [sys.executable, "-c", {BUSY.format(1)!r}]
+        parent = "import subprocess, sys; subprocess.Popen(sys.argv[1:]).pid"
+        read_to_its_end = {{"stdout": subprocess.PIPE, "check": True}}  # the orphan holds the pipe until it ends
+        measure(subprocess.run, [sys.executable, "-c", parent, *orphan], **read_to_its_end)
+        print(_own_ticks() - before)
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert float(done.stdout) / load.os.sysconf("SC_CLK_TCK") > 0.5
 
 
 @needs_proc
