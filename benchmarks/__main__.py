@@ -5,6 +5,7 @@
     python -m benchmarks study     # a whole study against the same runs with timm's components, one after another
     python -m benchmarks steps     # the networks of the published study against its ResNet: multiply-adds and images/s
     python -m benchmarks kernels   # our CPU kernels on and off
+    python -m benchmarks compose   # planning: composing a thousand networks, against Hydra's composition of each
     python -m benchmarks gpu       # on one GPU: against timm, share of peak, several runs at once, torch.compile
     python -m benchmarks commit    # runs of this version against those of another commit (--commit)
 
@@ -20,6 +21,7 @@ import platform
 from pathlib import Path
 
 from benchmarks.commits import compare_with_commit
+from benchmarks.composition import measure_composition
 from benchmarks.cpu import compare_with_timm, measure_share_of_peak, measure_steps
 from benchmarks.gpu import measure_gpu
 from benchmarks.kernels import measure_kernels
@@ -38,6 +40,7 @@ BENCHMARKS = {
     "steps": measure_steps,
     "stations": measure_steps,
     "kernels": measure_kernels,
+    "compose": measure_composition,
     "gpu": measure_gpu,
     "commit": compare_with_commit,
 }

@@ -25,7 +25,7 @@ from benchmarks.tables import (
 )
 from roadmap.config.compose import compose
 from roadmap.config.designs import reference_overrides
-from roadmap.config.steps import step_names
+from roadmap.config.roadmaps import load_roadmap
 from roadmap.models.complexity import measure_cost
 from roadmap.training.device import cpu_bf16_unit
 
@@ -83,7 +83,7 @@ def measure_share_of_peak(options: argparse.Namespace) -> None:
     print_header("step", *columns)
     with tempfile.TemporaryDirectory() as folder:
         write_photographs(Path(folder), 64)
-        for step in step_names():
+        for step in load_roadmap().step_names:
             cells = [step]
             for overrides in (
                 (*options.fashion, "budget.batch_size=64"),
@@ -103,7 +103,7 @@ def measure_steps(options: argparse.Namespace) -> None:
     One thread per run, as the study trains. Each repeat measures all networks in turn, so that other load on the
     machine affects all of them.
     """
-    overrides = {step: [f"+step={step}"] for step in STEPS} | {"swin": reference_overrides("swin")}
+    overrides = {step: [f"+step={step}"] for step in STEPS} | {"swin": reference_overrides("swin", load_roadmap())}
     networks = [Case(name, (*own, "+preset=fashion_mnist", *options.fashion)) for name, own in overrides.items()]
     rates: dict[str, list[float]] = {case.name: [] for case in networks}
     for _ in range(options.repeats):

@@ -17,7 +17,7 @@ from benchmarks.sides import Case, Flags, TimmTraining, our_training
 from benchmarks.tables import CORES, print_header, print_row, rate, write_photographs
 from roadmap.config.choices import Precision
 from roadmap.config.compose import compose
-from roadmap.config.steps import step_names
+from roadmap.config.roadmaps import load_roadmap
 from roadmap.models.complexity import measure_cost
 from roadmap.runtime.gpus import model_flops_utilization, peak_flops
 from roadmap.training.device import choose_device
@@ -90,7 +90,7 @@ def _steps(options: argparse.Namespace, overrides: tuple[str, ...], part: str, g
     """Print images/s of timm's components and of ours for each step, and our share of the GPU's peak."""
     print_header("step", ">timm", ">ours", ">ratio", ">of peak")
     flags = _flags(options)
-    for step in deadline.steps(sorted(step_names(), key=lambda step: step not in FIRST)):
+    for step in deadline.steps(sorted(load_roadmap().step_names, key=lambda step: step not in FIRST)):
         case = Case(step, (f"+step={step}", *overrides))
         timm = _rate(TimmTraining, case, flags, part, options=options, threads=THREADS)
         ours = _rate(our_training, case, part, options=options, threads=THREADS)

@@ -11,16 +11,17 @@ import torch.nn.functional as F
 
 from benchmarks.tables import median, print_header, print_row, ratios
 from roadmap.config.compose import compose
-from roadmap.config.steps import step_names
+from roadmap.config.roadmaps import load_roadmap
 from roadmap.models import cpu_kernels
 from roadmap.models.network import Network
 from roadmap.training.device import cpu_bf16_unit
 
+STEPS = load_roadmap().step_names
 ENDS = ["baseline", "increase_width", "separate_downsampling"]
 LARGE = ["base=resnet50", "data=cifar10", "data.stem_stride=4"]
 REGIMES = {  # name: steps, batch size, other overrides
-    "nano, 32 px, batch 128": (step_names(), 128, ["data=fashion_mnist", "data.image_size=32", "data.stem_stride=4"]),
-    "nano, 8 px, batch 64": (step_names(), 64, ["data=digits", "data.image_size=8", "data.stem_stride=1"]),
+    "nano, 32 px, batch 128": (STEPS, 128, ["data=fashion_mnist", "data.image_size=32", "data.stem_stride=4"]),
+    "nano, 8 px, batch 64": (STEPS, 64, ["data=digits", "data.image_size=8", "data.stem_stride=1"]),
     "resnet50, 32 px, batch 64": (ENDS, 64, [*LARGE, "data.image_size=32"]),
     "resnet50, 224 px, batch 8": (ENDS, 8, [*LARGE, "data.image_size=224"]),
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.sides import Case, Flags, fastest_flags
 from benchmarks.tables import ONE_PROCESS, STEPS, median, print_header, print_row, ratios
-from roadmap.config.steps import all_steps
+from roadmap.config.roadmaps import load_roadmap
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,7 +52,7 @@ def _seconds_of_study(overrides: list[str]) -> float:
 def _seconds_of_timm(flags: dict[str, Flags], overrides: list[str]) -> float:
     started = time.perf_counter()
     for step in STEPS:
-        similar = "large_kernel" if "depthwise_conv" in all_steps()[step].transforms else "baseline"
+        similar = "large_kernel" if "depthwise_conv" in load_roadmap().steps[step].transforms else "baseline"
         command = [sys.executable, "-m", "benchmarks.timm_script", *flags[similar].arguments()]
         subprocess.run([*command, f"+step={step}", *overrides], cwd=ROOT, check=True, capture_output=True)
     return time.perf_counter() - started

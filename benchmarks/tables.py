@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.sides import Case, images_per_second
-from roadmap.config.steps import all_steps
+from roadmap.config.roadmaps import load_roadmap
 from roadmap.runtime.system import num_cores
 
 CORES = num_cores()
-STEPS = [step for step in all_steps() if step != "resnextify"]  # an alias
+STEPS = [*load_roadmap().file.steps, *sorted(load_roadmap().file.variants)]
 # Threads of each process: one process on all cores, or one process per core as in studies with small images.
 ONE_PROCESS, ONE_PER_CORE = [CORES], [1] * CORES
 

@@ -25,8 +25,8 @@ from roadmap.config.compose import compose, compose_network
 from roadmap.config.datasets import KNOWN_DATASETS
 from roadmap.config.files import read_yaml
 from roadmap.config.paths import CONF
+from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schedule import short_run_factor
-from roadmap.config.steps import all_steps
 from roadmap.models.complexity import Cost, measure_cost
 from roadmap.report.columns import format_value, readable_table
 from roadmap.report.formats import markdown
@@ -42,7 +42,6 @@ STEPS_PAGE, RECIPES_PAGE, STUDIES_PAGE = (
 REPORTS = Path(__file__).parent.parent / "reports"
 BASES = ("resnet50", "resnet200")
 PAPER_SCALE = ("base=resnet50", "data=imagenet", "budget=paper", "plan=true")
-NOT_IN_TABLE_10 = ("grn", "resnextify")  # beyond the paper, and an alias
 
 
 def fill_steps(text: str) -> str:
@@ -68,7 +67,9 @@ def fill_recipes(text: str) -> str:
 def fill_studies(text: str) -> str:
     """Return the page of studies with the time of the 51 runs of Table 10 on each GPU with a published throughput."""
     works = {}
-    for step in (step for step in all_steps() if step not in NOT_IN_TABLE_10):
+    published = {row.step for row in load_roadmap().reference(10).rows}
+    file = load_roadmap().file
+    for step in [step for step in (*file.steps, *sorted(file.variants)) if step in published]:
         spec = compose(f"+step={step}", *PAPER_SCALE)
         works[step] = count_workload(spec, dataset_sizes(spec))
     counts = " | ".join(f"{count} GPU{'s' * (count > 1)}" for count in GPU_COUNTS)
@@ -101,11 +102,12 @@ def replace_part(text: str, name: str, content: str) -> str:
 
 def config_and_costs(step: str) -> str:
     """Return the config of the step, and its costs with both bases of the paper."""
-    before = all_steps()[step].before
-    kind, name = ("transform", step) if before else ("step", step)
-    lines = ["```yaml", f"# conf/{kind}/{name}.yaml"]
-    lines += (CONF / kind / f"{name}.yaml").read_text(encoding="utf-8").strip().splitlines()
-    lines += ["```", ""]
+    before = load_roadmap().steps[step].before
+    lines: list[str] = []
+    for name in load_roadmap().steps[step].own:
+        lines += ["```yaml", f"# conf/transform/{name}.yaml"]
+        lines += (CONF / "transform" / f"{name}.yaml").read_text(encoding="utf-8").strip().splitlines()
+        lines += ["```", ""]
     lines += ["| base | params (M) | GMACs |", "| :--- | ---: | ---: |"]
     for base in BASES:
         costs = [cost_of(name, base) for name in (before, step) if name]

@@ -25,11 +25,14 @@ __all__ = ["compose", "convert_weights", "create_model", "load", "steps"]
 __version__ = "0.2.0"
 
 
-def steps() -> list[str]:
-    """Return the names of the steps in the order of the roadmap, from `baseline` on; variants are not among them."""
-    from roadmap.config.steps import step_names
+def steps(roadmap: str = "convnext") -> list[str]:
+    """Return the names of the steps of a roadmap in order; variants are not among them.
 
-    return step_names()
+    Raises ValueError for an unknown roadmap.
+    """
+    from roadmap.config.roadmaps import load_roadmap
+
+    return load_roadmap(roadmap).step_names
 
 
 def compose(*overrides: str) -> RunSpec:
@@ -43,7 +46,12 @@ def compose(*overrides: str) -> RunSpec:
 
 
 def create_model(
-    step: str, base: str = "resnet50", num_classes: int = 1000, in_chans: int = 3, **network_fields: Any
+    step: str,
+    base: str = "resnet50",
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    roadmap: str = "convnext",
+    **network_fields: Any,
 ) -> Network:
     """Return the network of a step or variant with initial weights: (N, in_chans, H, W) -> logits (N, num_classes).
 
@@ -53,7 +61,7 @@ def create_model(
     from roadmap.config.compose import compose_network
     from roadmap.models.network import Network
 
-    return Network(compose_network(step, base, num_classes, in_chans, **network_fields))
+    return Network(compose_network(step, base, num_classes, in_chans, roadmap, **network_fields))
 
 
 def load(source: str | Path, device: str = "auto") -> TrainedModel:
@@ -78,8 +86,9 @@ def convert_weights(
     """Return `state_dict` of torchvision's or timm's network with the names of ours, or with `reverse` the opposite.
 
     For `step="baseline"` the other network is a ResNet of torchvision or timm, for `separate_downsampling` a ConvNeXt
-    of timm, for `grn` a ConvNeXt V2 of timm. Both networks compute the same logits. Raises ValueError for a step
-    without such a network and for a key that the network does not have.
+    of timm, for `grn` a ConvNeXt V2 of timm, for `resnet_d` of the roadmap `resnet_rs` a ResNet-RS of timm. Both
+    networks compute the same logits. Raises ValueError for a step without such a network and for a key that the network
+    does not have.
     """
     from roadmap.models import weights
 

@@ -99,25 +99,30 @@ def _run_overrides() -> None:
     from roadmap.config import paths
     from roadmap.config.compose import register_schema, to_spec
     from roadmap.config.overrides import check_arguments, check_overrides, describe_study_sweep, rewrite_study_override
+    from roadmap.config.selection import choose_folders, choose_for_completion, choose_roadmap, search_path_overrides
     from roadmap.runtime.logs import configure_logging
     from roadmap.sweep.planned_run import PlannedRun
     from roadmap.sweep.single import run_single
 
     configure_logging()
     register_schema()
-    arguments = check_arguments(sys.argv[1:])
-    check_overrides([word for word in arguments if re.match(r"~|[^-][^=]*=|=", word)])
+    roadmap, arguments = choose_roadmap(check_arguments(choose_folders(sys.argv[1:])))
+    check_overrides([word for word in arguments if re.match(r"~|[^-][^=]*=|=", word)], roadmap)
     if any(argument == "-c" or argument.startswith("--cfg") for argument in arguments):
         for line in describe_study_sweep(arguments):
             print(f"# {line}")
         arguments = ["--resolve", *arguments] if "job" in arguments or "--cfg=job" in arguments else arguments
-    sys.argv[1:] = rewrite_study_override(arguments)
+    sys.argv[1:] = [*rewrite_study_override(arguments), *search_path_overrides()]
+    if "COMP_LINE" in os.environ:  # a shell asks for completions
+        choose_for_completion(os.environ["COMP_LINE"])
+        sys.argv[1:] = [*arguments, *(f"--config-dir={folder}" for folder in paths.own_folders()[:1])]
     errors: list[BaseException] = []
 
     def task(config: DictConfig) -> None:
         """Hydra's task function, which it calls for a command without a sweep."""
         try:
-            run_single(PlannedRun(to_spec(config), list(HydraConfig.get().overrides.task)))
+            overrides = list(HydraConfig.get().overrides.task)
+            run_single(PlannedRun(to_spec(config), overrides, folders=paths.own_arguments()))
         except BaseException as error:  # Hydra prints a line of its own when the task raises an error
             errors.append(error)
 

@@ -124,6 +124,7 @@ def spec_of_record(record: dict[str, Any], name: str) -> RunSpec:
         config = OmegaConf.merge(OmegaConf.structured(RunSpec), OmegaConf.create(record["config"]))
         spec = OmegaConf.to_object(config)
         assert isinstance(spec, RunSpec)
+        spec.name, spec.label = str(record["name"]), str(record["label"])
         check_limits(spec)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise SpecError(f"{name}: record.json has an invalid config ({_first_line(error)}); {_ADVICE}") from error

@@ -7,11 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from roadmap.config import paths, steps
-
-CACHES = (
-    steps.all_transforms, steps.all_ingredients, steps.all_steps, steps.ordered_steps, steps._nearest_step,
-)  # fmt: skip
+from roadmap.config import paths, roadmaps
 
 
 def copy_conf(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -25,5 +21,4 @@ def copy_conf(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def forget_files() -> None:
     """Let the package read the files again."""
-    for cached in CACHES:
-        cached.cache_clear()
+    roadmaps._load.cache_clear()

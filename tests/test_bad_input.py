@@ -147,7 +147,7 @@ OTHER = [
     (('data.train_split="a\x07b"',), "data.train_split=a\\x07b: must not contain line breaks or control characters"),
     ((f"recipe.name={LONG * 5}",), "must have at most 1000 characters"),
     (("network.width=3.7",), "network.width=3.7: must be a whole number"),
-    (("network.stem=cnv",), "network.stem=cnv: must be one of conv, patchify"),
+    (("network.stem=cnv",), "network.stem=cnv: must be one of conv, deep, patchify"),
     (("seed=null",), "seed=null: must be a whole number"),
     (("network.layer_scale=x",), "network.layer_scale=x: must be a number, or null"),
     (("recipe.betas=[a,b]",), "recipe.betas=[a,b]: must be a list of numbers"),

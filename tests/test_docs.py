@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schema import MISSING, RunSpec
-from roadmap.config.steps import all_steps, all_transforms, step_names
 from tests.conftest import ROOT
 
 STEP_CARDS = (ROOT / "docs" / "steps.md").read_text(encoding="utf-8")
@@ -26,15 +26,15 @@ LINKED = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "reports" / "READ
 
 
 def test_every_step_has_a_card_in_the_order_of_the_roadmap() -> None:
-    expected = [step.name for step in all_steps().values() if step.name != "resnextify"]
+    roadmap = load_roadmap()
+    expected = [*roadmap.file.steps, *roadmap.file.variants]
     cards = re.findall(r"(?m)^## (\w+)$", STEP_CARDS)
     assert sorted(cards) == sorted(expected)
-    adopted = [card for card in cards if not (card in all_transforms() and all_transforms()[card].variant)]
-    assert adopted == step_names()
+    assert [card for card in cards if card not in roadmap.file.variants] == roadmap.step_names
     for name, card in zip(cards, re.split(r"(?m)^## \w+$", STEP_CARDS)[1:], strict=True):
         for part in ("**What**", "**Paper**", "**Decision**"):
             assert part in card, f"{name} lacks {part}"
-        section = all_transforms()[name].section or "beyond it" if name != "baseline" else "2"
+        section = roadmap.section_of(name) or "beyond it" if name != "baseline" else "2"
         assert f"**Paper**: {section}" in card, name
 
 
@@ -79,7 +79,7 @@ def schema_defaults(spec: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         value, path = getattr(spec, field.name), prefix + field.name
         if dataclasses.is_dataclass(value):
             yield from schema_defaults(value, f"{path}.")
-        elif path != "transforms":
+        elif path not in ("transforms", "name", "label"):
             yield path, "required" if value == MISSING else f"`{as_yaml(value)}`"
 
 
@@ -118,6 +118,7 @@ def run_blocks(page: str, folder: Path, path: str) -> int:
         expected = after if next_language == "text" else ""
         if name is not None:
             if not (ROOT / name).exists():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_text(text, encoding="utf-8")
             continue
         if language not in ("bash", "python"):
@@ -133,7 +134,7 @@ def run_blocks(page: str, folder: Path, path: str) -> int:
 
 def test_shown_source_is_the_source() -> None:
     shown = {name: text for _, name, text in code_blocks("docs/adding-a-step.md") if name and (ROOT / name).exists()}
-    assert {"conf/transform/grn.yaml", "conf/step/grn.yaml", "roadmap/models/network.py"} <= shown.keys()
+    assert {"conf/transform/grn.yaml", "roadmap/models/network.py"} <= shown.keys()
     assert {"roadmap/models/inspection.py", "roadmap/models/structure.py"} <= shown.keys()
     for name, text in shown.items():
         source = (ROOT / name).read_text(encoding="utf-8")

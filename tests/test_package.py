@@ -39,9 +39,9 @@ def test_the_wheel_contains_the_package_and_its_configs_only(tmp_path: Path) -> 
     assert {name.split("/")[0] for name in names} == {
         "roadmap", "hydra_plugins", f"roadmap-{roadmap.__version__}.dist-info"
     }  # fmt: skip
-    expected = {"roadmap/cli.py", "roadmap/py.typed", "roadmap/conf/config.yaml", "roadmap/conf/step/gelu.yaml"}
+    expected = {"roadmap/cli.py", "roadmap/py.typed", "roadmap/conf/config.yaml", "roadmap/conf/roadmap/convnext.yaml"}
     expected |= {f"roadmap/report/page.{kind}" for kind in ("html.j2", "css", "js")}
-    expected |= {"hydra_plugins/roadmap/sweeper.py"}
+    expected |= {"hydra_plugins/roadmap/sweeper.py", "roadmap/conf/roadmap/convnext.csv"}
     assert expected <= set(names)
-    endings = (".py", ".yaml", ".j2", ".css", ".js", "py.typed")
+    endings = (".py", ".yaml", ".csv", ".j2", ".css", ".js", "py.typed")
     assert all(name.endswith(endings) for name in names if "dist-info" not in name)

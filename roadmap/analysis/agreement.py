@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from roadmap.analysis import published
 from roadmap.analysis.statistics import (
     CONFIDENCE,
     LEVEL,
@@ -23,38 +20,39 @@ from roadmap.analysis.statistics import (
     adjust_holm,
     as_array,
 )
+from roadmap.config.reference import ReferenceTable
 
 ORDERS = 2**17  # number of orders of the steps sampled for one p
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement with the paper: signs over the steps that the paper resolves, order over all of its steps."""
+    """Agreement with published gains: signs over the steps that they resolve, order over all of their steps."""
 
-    steps: int  # number of steps that the paper's numbers resolve and the study has
-    same_sign: int  # how many of them have the paper's sign
+    steps: int  # number of steps that the published numbers resolve and the study has
+    same_sign: int  # how many of them have the published sign
     sign_low: float  # 95 % interval of the share of same signs, over seeds
     sign_high: float
-    all_steps: int  # number of the paper's steps that the study has
+    all_steps: int  # number of steps with a published gain that the study has
     tau: float  # Kendall's tau of their gains
     tau_low: float  # 95 % interval, over seeds
     tau_high: float
     tau_p: float  # see `order_p`
 
 
-def agreement(accuracies: Mapping[str, Array], table: int) -> Agreement | None:
-    """Return the agreement of gains along the paper's roadmap with those of its Table 10 or 11.
+def agreement(accuracies: Mapping[str, Array], reference: ReferenceTable) -> Agreement | None:
+    """Return the agreement of gains along a roadmap with the published ones.
 
     `accuracies` has the accuracy of each seed by step. A gain is the difference to the step before, for steps where
     both are in `accuracies`. Intervals come from a bootstrap over the seeds of each step, scaled by n / (n - 1). Return
     None if there are fewer than three gains.
     """
-    printed, previous = published.published_gains(table), published.previous_steps(table)
+    printed, previous = reference.gains, reference.previous_steps
     steps = [step for step in printed if step in accuracies and previous[step] in accuracies]
     if len(steps) < 3:
         return None
     paper_gains = as_array([printed[step] for step in steps])
-    resolved_steps = resolved_by_paper(table)
+    resolved_steps = resolved_by_reference(reference)
     resolved = np.array([step in resolved_steps for step in steps])
 
     def gains(means: Mapping[str, float]) -> Array:
@@ -105,20 +103,17 @@ def order_p(one: Array, other: Array) -> float:
     return float(stats.permutation_test((one,), distance, **options).pvalue)
 
 
-@cache
-def resolved_by_paper(table: int) -> frozenset[str]:
-    """Return the steps whose gain exceeds the noise by the paper's own numbers.
+def resolved_by_reference(reference: ReferenceTable) -> frozenset[str]:
+    """Return the steps whose gain exceeds the noise by the published numbers themselves.
 
-    Welch's test on the printed means and standard deviations of three seeds, with Holm's correction over the adjacent
-    rows of the paper's roadmap.
+    Welch's test on the published means, standard deviations and numbers of seeds, with Holm's correction over the
+    adjacent rows.
     """
-    rows = [row for row in published.published_rows(table) if row.adopted]
     names: list[str] = []
     p_values: list[float] = []
-    for before, after in pairwise(rows):
-        if before.top1_std is not None and after.top1_std is not None:
-            one = (after.top1, after.top1_std, published.NUM_SEEDS)
-            other = (before.top1, before.top1_std, published.NUM_SEEDS)
+    for before, after in reference.adjacent:
+        one, other = ((row.top1, row.top1_std, row.num_seeds) for row in (after, before))
+        if None not in (*one, *other):
             names.append(after.step)
             p_values.append(float(stats.ttest_ind_from_stats(*one, *other, equal_var=False).pvalue))
     return frozenset(name for name, p in zip(names, adjust_holm(p_values), strict=True) if p <= LEVEL)

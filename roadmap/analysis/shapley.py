@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from roadmap.analysis import statistics
 from roadmap.analysis.table import Row, Study
-from roadmap.config.steps import all_transforms, sort_transforms, without_unmet_needs
+from roadmap.config.roadmaps import Roadmap
 
 SHAPLEY_COLUMNS = ["transform", "label", "value", "low", "high", "n_orders", "n_seeds", "setting", "section"]
 
@@ -23,41 +24,42 @@ def shapley_values(study: Study) -> pd.DataFrame:
     lines: list[dict[str, object]] = []
     for setting in dict.fromkeys(row.setting for row in study.rows):
         rows = [row for row in study.rows if row.setting == setting]
-        lines += _values_of_setting(rows, study.manifest.layout.orders)
+        lines += _values_of_setting(rows, study.manifest.layout.orders, study.roadmap)
     return pd.DataFrame(lines, columns=SHAPLEY_COLUMNS)
 
 
-def _values_of_setting(rows: Sequence[Row], orders: Sequence[list[str]]) -> list[dict[str, object]]:
+def _values_of_setting(rows: Sequence[Row], orders: Sequence[list[str]], roadmap: Roadmap) -> list[dict[str, object]]:
     accuracies = {
         frozenset(row.transforms): dict(zip((record["seed"] for record in row.completed), row.top1, strict=True))
         for row in rows
     }
-    if not {name for order in orders for name in order} <= all_transforms().keys():
+    if not {name for order in orders for name in order} <= roadmap.transforms.keys():
         return []  # a transform of the study no longer exists
+    prefixes_of = partial(_prefixes, roadmap=roadmap)
     pairs = zip(orders[::2], orders[1::2], strict=True)  # an order and its reverse
-    used = [pair for pair in pairs if all(accuracies.get(names) for order in pair for names in _prefixes(order))]
+    used = [pair for pair in pairs if all(accuracies.get(names) for order in pair for names in prefixes_of(order))]
     if not used:
         return []
-    networks = {names for pair in used for order in pair for names in _prefixes(order)}
+    networks = {names for pair in used for order in pair for names in prefixes_of(order)}
     seeds = sorted(set.intersection(*(set(accuracies[names]) for names in networks)))
     if not seeds:
         return []
     gains = {name: np.zeros((len(seeds), len(used))) for name in used[0][0]}
     for column, pair in enumerate(used):
         for order in pair:
-            prefixes = _prefixes(order)
+            prefixes = prefixes_of(order)
             for name, before, after in zip(order, prefixes, prefixes[1:], strict=False):
                 gains[name][:, column] += [(accuracies[after][s] - accuracies[before][s]) / 2 for s in seeds]
     lines: list[dict[str, object]] = []
-    for name in sort_transforms(list(gains)):
-        estimate, transform = statistics.shapley(gains[name]), all_transforms()[name]
+    for name in roadmap.sort(gains):
+        estimate, transform = statistics.shapley(gains[name]), roadmap.transforms[name]
         line: dict[str, object] = {"transform": name, "label": transform.label}
         line |= {"value": estimate.mean, "low": estimate.low, "high": estimate.high}
         line |= {"n_orders": 2 * len(used), "n_seeds": len(seeds)}
-        lines.append(line | {"setting": rows[0].setting, "section": transform.section})
+        lines.append(line | {"setting": rows[0].setting, "section": roadmap.section_of(name)})
     return lines
 
 
-def _prefixes(order: Sequence[str]) -> list[frozenset[str]]:
+def _prefixes(order: Sequence[str], roadmap: Roadmap) -> list[frozenset[str]]:
     """Return the networks along an order. A transform has no effect until the transforms that it needs are present."""
-    return [frozenset(without_unmet_needs(list(order[:count]))) for count in range(len(order) + 1)]
+    return [frozenset(roadmap.without_unmet_needs(list(order[:count]))) for count in range(len(order) + 1)]

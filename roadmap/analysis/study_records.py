@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from roadmap.config.datasets import root_decides_result
 from roadmap.config.names import one_line
+from roadmap.config.roadmaps import Roadmap, load_roadmap
 from roadmap.config.schema import SpecError
 from roadmap.records.check import read_scores
 from roadmap.records.manifest import MANIFEST_NAME, Manifest, read_manifest, setting_overrides
@@ -26,13 +27,17 @@ class StudyRecords(NamedTuple):
     manifest: Manifest
     records: Records  # with `correct`, the scores on the test images, and `setting`, a list of overrides
     num_unfinished: int  # runs without a record
+    roadmap: Roadmap  # of all records
     problems: list[str]  # a sentence for each damaged file
 
 
-def read_study_records(folder: Path, runs: Mapping[str, Sequence[str]] | None = None) -> StudyRecords:
+def read_study_records(
+    folder: Path, runs: Mapping[str, Sequence[str]] | None = None, roadmap: str | None = None
+) -> StudyRecords:
     """Read the records of the study in `folder`: those of the runs in its study.json, or of `runs` alone.
 
-    `runs` maps the name of a run's folder to its overrides. Without a study.json, all records in the folder are read;
+    `runs` maps the name of a run's folder to its overrides. `roadmap` names the roadmap of the records; by default, it
+    is that of the study.json, or of the records themselves. Without a study.json, all records in the folder are read;
     with a damaged one, all records that name the study. Raises SpecError if there is no record.
     """
     if not folder.is_dir():
@@ -65,7 +70,35 @@ def read_study_records(folder: Path, runs: Mapping[str, Sequence[str]] | None = 
     records = [record | {"correct": score.values} for record, score in zip(records, scores, strict=True)]
     problems += _shortened("Left out: {}.", invalid)
     problems += _shortened("Only the accuracy of these runs is used, not the single test images: {}.", without_images)
-    return StudyRecords(manifest or Manifest(name), records, num_unfinished, problems)
+    if roadmap is None and manifest is not None and name != RUNS_FOLDER:
+        roadmap = manifest.roadmap
+    manifest = manifest or Manifest(name)
+    loaded = _roadmap_of(folder, manifest, records, roadmap)
+    for record in records:
+        if record["config"]["roadmap"] != loaded.name:  # a run that another roadmap has trained first
+            _describe_in(loaded, record)
+    return StudyRecords(manifest, records, num_unfinished, loaded, problems)
+
+
+def _describe_in(roadmap: Roadmap, record: dict[str, Any]) -> None:
+    """Replace what the roadmap of a record says of its network by what `roadmap` says of it."""
+    names = [info["name"] for info in record["transforms"]]
+    for info in record["transforms"]:
+        info |= {"section": roadmap.section_of(info["name"]), "variant": info["name"] in roadmap.variant_transforms}
+    if set(names) <= roadmap.transforms.keys():
+        record |= {"name": roadmap.network_name(names), "label": roadmap.network_label(names)}
+
+
+def _roadmap_of(folder: Path, manifest: Manifest, records: Records, name: str | None) -> Roadmap:
+    """Return the roadmap `name`, by default that of the records, from the files in the manifest if it has them."""
+    names = [name] if name is not None else sorted({record["config"]["roadmap"] for record in records})
+    if len(names) > 1:
+        advice = "no table mixes two roadmaps: give the runs of each a study of their own with study=NAME"
+        raise SpecError(f"{folder}: has runs of the roadmaps {', '.join(names)}; {advice}")
+    try:
+        return load_roadmap(names[0], manifest.roadmap_files or None)
+    except SpecError as error:
+        raise SpecError(f"{folder}: {error}. A roadmap outside the package needs --config-dir FOLDER") from error
 
 
 def _of_newest_format(records: Records) -> tuple[Records, list[str]]:

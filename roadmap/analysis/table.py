@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from roadmap.analysis import published, statistics
+from roadmap.analysis import statistics
 from roadmap.analysis.settings import natural_key, settings_of
 from roadmap.analysis.statistics import Comparison
 from roadmap.analysis.study_records import Records, read_study_records
 from roadmap.config.designs import Member
-from roadmap.config.steps import all_transforms, differing_transforms, sort_transforms
+from roadmap.config.roadmaps import Roadmap, load_roadmap
 from roadmap.records.manifest import Manifest
 from roadmap.records.record import COMPLETED, DIVERGED, FAILED
 
@@ -76,6 +76,7 @@ class Study:
     against: list[int | None]  # for each row, the index of the row that it is compared with
     comparisons: list[Comparison | None]  # for each row, with verdict
     unfinished: int  # number of runs without a record
+    roadmap: Roadmap
     table: pd.DataFrame  # one line for each row, with the columns COLUMNS and, where there are averages, EMA_COLUMNS
     problems: list[str] = field(default_factory=list)  # a sentence for each kind of damaged file
 
@@ -85,29 +86,34 @@ class Study:
         return [record for row in self.rows for record in row.records]
 
 
-def read_study(folder: Path, runs: Mapping[str, Sequence[str]] | None = None) -> Study:
+def read_study(folder: Path, runs: Mapping[str, Sequence[str]] | None = None, roadmap: str | None = None) -> Study:
     """Read the study in `folder`: the runs of its study.json, or, without that file, all records in the folder.
 
-    With `runs` (overrides by the name of the run's folder), only these runs are read. Files that cannot be used are
+    With `runs` (overrides by the name of the run's folder), only these runs are read. `roadmap` names their roadmap, by
+    default that of the study. Files that cannot be used are
     left out and named in `problems`. Raises SpecError if there is no record.
     """
-    manifest, records, num_unfinished, problems = read_study_records(folder, runs)
-    study = analyze(folder.resolve().name, manifest, records, len(records) + num_unfinished)
+    manifest, records, num_unfinished, loaded, problems = read_study_records(folder, runs, roadmap)
+    study = analyze(folder.resolve().name, manifest, records, len(records) + num_unfinished, loaded)
     return replace(study, problems=problems)
 
 
-def analyze(name: str, manifest: Manifest, records: Records, num_runs: int) -> Study:
-    """Return the study with its rows, comparisons and table; `num_runs` includes runs without a record."""
-    rows = _rows(records, {frozenset(member.transforms): member for member in manifest.layout.members})
+def analyze(name: str, manifest: Manifest, records: Records, num_runs: int, roadmap: Roadmap | None = None) -> Study:
+    """Return the study with its rows, comparisons and table; `num_runs` includes runs without a record.
+
+    `roadmap` is that of the records, by default ResNet to ConvNeXt.
+    """
+    roadmap = roadmap or load_roadmap()
+    rows = _rows(records, roadmap, {frozenset(member.transforms): member for member in manifest.layout.members})
     against = [_compared_with(row, rows, manifest) for row in rows]
     pairs = [(rows[i], rows[j]) for i, j in enumerate(against) if j is not None]
     decided = iter(statistics.decide([statistics.compare(*_scores(after, before)) for after, before in pairs]))
     comparisons = [None if j is None else next(decided) for j in against]
-    table = _make_table(rows, against, comparisons)
-    return Study(name, manifest, rows, against, comparisons, num_runs - len(records), table)
+    table = _make_table(rows, against, comparisons, roadmap)
+    return Study(name, manifest, rows, against, comparisons, num_runs - len(records), roadmap, table)
 
 
-def _rows(records: Records, members: dict[frozenset[str], Member]) -> list[Row]:
+def _rows(records: Records, roadmap: Roadmap, members: dict[frozenset[str], Member]) -> list[Row]:
     """Group the records by config and sort the groups in the order of the roadmap or of the design."""
     groups: dict[str, Records] = defaultdict(list)
     for record in sorted(records, key=lambda record: record["seed"]):
@@ -123,7 +129,7 @@ def _rows(records: Records, members: dict[frozenset[str], Member]) -> list[Row]:
 
     def order(row: Row) -> tuple[Any, ...]:
         first = row.records[0]
-        in_paper = published.position(first["config"]["base"]["paper_table"], first["name"])
+        in_paper = roadmap.reference(first["config"]["base"]["paper_table"]).position(first["name"])
         in_design = indices.get(frozenset(row.transforms), len(indices)) if labelled else 0
         reference = first["transforms"][-1]["reference"] if first["transforms"] else False
         return natural_key(row.setting), reference, in_design, len(first["transforms"]), in_paper, first["name"]
@@ -161,7 +167,7 @@ def _scores(after: Row, before: Row) -> tuple[dict[int, np.ndarray], dict[int, n
 
 
 def _make_table(
-    rows: Sequence[Row], against: Sequence[int | None], comparisons: Sequence[Comparison | None]
+    rows: Sequence[Row], against: Sequence[int | None], comparisons: Sequence[Comparison | None], roadmap: Roadmap
 ) -> pd.DataFrame:
     """Return one line for each row, with the columns COLUMNS, and EMA_COLUMNS if a run has a moving average.
 
@@ -175,7 +181,7 @@ def _make_table(
     lines = []
     for row, other, comparison in zip(rows, against, comparisons, strict=True):
         first, completed = row.records[0], row.completed
-        paper_row = published.published_row(first["config"]["base"]["paper_table"], row.name)
+        published = roadmap.reference(first["config"]["base"]["paper_table"]).row(row.name)
         costs = next((record for record in row.records if "params" in record), {})
         counts = {status: sum(record["status"] == status for record in row.records) for status in STATUSES}
         top1 = pd.Series(row.top1, dtype=float)
@@ -194,8 +200,8 @@ def _make_table(
             "params": costs.get("params"),
             "gmacs": costs.get("gmacs"),
             "images_per_second": _values(completed, "images_per_second").max(),
-            "paper_top1": paper_row.top1 if paper_row else math.nan,
-            "paper_gmacs": paper_row.gmacs if paper_row else math.nan,
+            "paper_top1": math.nan if published is None or published.top1 is None else published.top1,
+            "paper_gmacs": math.nan if published is None or published.gmacs is None else published.gmacs,
             "status": next(status for status in STATUSES if counts[status]),
             "against": rows[other].label if other is not None else "",
             "top1_low": low,
@@ -208,8 +214,10 @@ def _make_table(
             "n_diverged": counts[DIVERGED],
             "variant": any(info["variant"] for info in infos),
             "reference": any(info["reference"] for info in infos),
-            "beyond": any(not (info["section"] or info["reference"]) for info in infos),
-            "section": _section(row, rows[other] if other is not None else None),
+            "beyond": bool(roadmap.reference_rows)
+            and published is None
+            and any(not (info["section"] or info["reference"]) for info in infos),
+            "section": _section(row, rows[other] if other is not None else None, roadmap),
         }
         if comparison is not None:
             line |= {"n_pairs": comparison.n, "delta_low": comparison.low, "delta_high": comparison.high}
@@ -222,17 +230,17 @@ def _make_table(
     return table.round(9)  # every form of the table then rounds the same number
 
 
-def _section(row: Row, before: Row | None) -> str:
-    """Return the paper's section of the difference to the row that `row` is compared with, or of its last transform.
+def _section(row: Row, before: Row | None, roadmap: Roadmap) -> str:
+    """Return the section of the difference to the row that `row` is compared with, or of its last transform.
 
-    It is 2 for row 0, and empty if the paper does not have the change.
+    It is the base's for row 0, and empty if the roadmap has no section with the change.
     """
-    added, removed = differing_transforms(row.transforms, before.transforms if before is not None else [])
-    known = [name for name in sort_transforms([*added, *removed]) if name in all_transforms()]
+    added, removed = roadmap.differing(row.transforms, before.transforms if before is not None else [])
+    known = [name for name in roadmap.sort([*added, *removed]) if name in roadmap.transforms]
     sections = {info["name"]: info["section"] for info in row.records[0]["transforms"]}
     if not known:
-        return next(iter(reversed(sections.values())), "2")
-    return sections.get(known[-1], all_transforms()[known[-1]].section)
+        return next(iter(reversed(sections.values())), roadmap.base_section)
+    return sections.get(known[-1], roadmap.section_of(known[-1]))
 
 
 def _values(records: Records, key: str) -> pd.Series:

@@ -19,8 +19,9 @@ from roadmap.commands.tables import format_size
 from roadmap.config import paths
 from roadmap.config.datasets import DEFAULT_ROOT, KNOWN_DATASETS, Source, folder_of_files
 from roadmap.config.files import read_yaml
+from roadmap.config.roadmaps import load_roadmap, roadmap_names
 from roadmap.config.schema import DataSpec, SpecError
-from roadmap.config.steps import all_steps, all_transforms
+from roadmap.config.transform_files import read_transforms
 from roadmap.runtime import lock, system
 
 MINIMUM_PYTHON = (3, 11)
@@ -74,16 +75,22 @@ def check_program() -> Iterator[Finding]:
 
 
 def _check_configs() -> Iterator[Finding]:
-    """Return the number of steps and transforms, and each file of `conf/` that cannot be used."""
-    errors = {str(error): None for files in (all_transforms(), all_steps()) for error in files.errors.values()}
-    for path in sorted(paths.CONF.rglob("*.yaml")):
+    """Return the number of roadmaps and transforms, and each config file that cannot be used."""
+    transforms, usable = read_transforms(), list[str]()
+    errors = {str(error): None for error in transforms.errors.values()}
+    for name in roadmap_names():
         try:
-            if path.parent.name not in ("step", "transform", "ingredient"):
+            usable.append(load_roadmap(name).name)
+        except SpecError as error:
+            errors[str(error)] = None
+    for path in sorted(path for folder in paths.config_folders() for path in folder.rglob("*.yaml")):
+        try:
+            if path.parent.name not in ("roadmap", "transform", "ingredient"):
                 read_yaml(path)
         except SpecError as error:
             errors[str(error)] = None
-    text = f"{len(all_steps())} steps, {len(all_transforms())} transforms in {_short(paths.CONF)}"
-    yield Finding("program", "configs", text, *_error_if(not all_steps(), "no step can be read; install roadmap again"))
+    text = f"{len(usable)} roadmaps, {len(transforms)} transforms in {', '.join(map(_short, paths.config_folders()))}"
+    yield Finding("program", "configs", text, *_error_if(not usable, "no roadmap can be read; install roadmap again"))
     for error in errors:
         yield Finding("program", "config", "cannot be used", "warning", error)
 

@@ -20,6 +20,8 @@ def report_command(arguments: list[str]) -> int:
 
     Raises SpecError for invalid input, with nothing written.
     """
+    from roadmap.config.selection import choose_folders
+
     parser = argparse.ArgumentParser(
         prog="roadmap report", description="Write the report of a study, or compare two studies."
     )
@@ -33,7 +35,8 @@ def report_command(arguments: list[str]) -> int:
         "--wide", action="store_true", help="print all columns, also those that do not fit the terminal"
     )
     parser.add_argument("--to", type=Path, help="folder of the report; by default reports/STUDY, or reports/A-and-B")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--config-dir", metavar="DIR", help="folder with the configs of a roadmap of your own")
+    options = parser.parse_args(choose_folders(arguments))
     if len(options.study) > 2:
         parser.error("give one study, or two studies to compare")
     paths = [Path(os.path.realpath(folder)) for folder in options.study]  # Path.resolve raises for a loop of links

@@ -6,24 +6,18 @@ from enum import Enum
 
 
 class Stem(Enum):
-    """First layers: ResNet's strided convolution (and max pooling), or one convolution without overlap."""
+    """First layers: ResNet's strided convolution (and max pooling), ResNet-D's 3x3 convolutions, or one convolution
+    without overlap."""
 
     conv = "conv"
+    deep = "deep"
     patchify = "patchify"
 
 
-class Norm(Enum):
-    """Normalization layer."""
-
-    batch_norm = "batch_norm"
-    layer_norm = "layer_norm"
-
-
-class Activation(Enum):
-    """Activation function."""
-
-    relu = "relu"
-    gelu = "gelu"
+BATCH_NORM, LAYER_NORM = "batch_norm", "layer_norm"
+NORMS = (BATCH_NORM, LAYER_NORM)  # or the path of a class of your own, as mypackage.norms.MyNorm
+RELU, GELU = "relu", "gelu"
+ACTIVATIONS = (RELU, GELU)  # or the path of a class of your own
 
 
 class Init(Enum):

@@ -19,8 +19,9 @@ from roadmap.config.effects import check_effects
 from roadmap.config.limits import check_limits
 from roadmap.config.messages import CONFIG_ERRORS, is_config_error, one_line_message, unknown_field
 from roadmap.config.overrides import check_overrides, rewrite_study_override
-from roadmap.config.schema import MISSING, NetworkSpec, RunSpec, SpecError
-from roadmap.config.steps import all_transforms, check_conflicts, sort_transforms
+from roadmap.config.roadmaps import load_roadmap
+from roadmap.config.schema import DEFAULT_ROADMAP, MISSING, NetworkSpec, RunSpec, SpecError, TransformInfo
+from roadmap.config.selection import check_roadmap, choose_folders, choose_roadmap, search_path_overrides
 from roadmap.config.validation import require, validate, validate_base, validate_network, validate_sizes
 
 TABLE_5_STD, PAPER_WIDTH = 0.02, 64  # standard deviation of the initial weights; channels of ResNet-50's first stage
@@ -48,14 +49,19 @@ def compose(*overrides: str) -> RunSpec:
 
 
 def compose_network(
-    step: str, base: str = "resnet50", num_classes: int = 1000, in_chans: int = 3, **network_fields: Any
+    step: str,
+    base: str = "resnet50",
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    roadmap: str = DEFAULT_ROADMAP,
+    **network_fields: Any,
 ) -> NetworkSpec:
     """Return the network of a step or variant, for 224-pixel images (stem stride 4) unless a field says otherwise.
 
-    Raises SpecError for an unknown step, base or field, and for a network that cannot be built.
+    Raises SpecError for an unknown roadmap, step, base or field, and for a network that cannot be built.
     """
     try:
-        config = compose_config(f"+step={step}", f"base={base}", "data.stem_stride=4")
+        config = compose_config(f"roadmap={roadmap}", f"+step={step}", f"base={base}", "data.stem_stride=4")
         fields = {"num_classes": num_classes, "in_chans": in_chans, **network_fields}
         config.network = OmegaConf.merge(config.network, fields)
         if config.network.init_std is None:
@@ -71,37 +77,51 @@ def compose_network(
 def compose_config(*overrides: str) -> DictConfig:
     """Return Hydra's config for `overrides`, not validated. Works inside a running Hydra application, too."""
     register_schema()
-    check_overrides(overrides)
+    roadmap, others = choose_roadmap(choose_folders(overrides))
+    check_overrides(others, roadmap)
     application = GlobalHydra.instance().hydra  # a running application's Hydra, which is restored below
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(paths.CONF), version_base="1.3"):
-            return hydra_compose("config", rewrite_study_override(list(overrides)))
+            return hydra_compose("config", [*rewrite_study_override(others), *search_path_overrides()])
     finally:
         if application is not None:
             GlobalHydra.instance().initialize(application)
 
 
 def to_spec(config: DictConfig) -> RunSpec:
-    """Return the typed, complete and validated spec of a composed config; Hydra's own section is ignored.
-
-    Fields that only the data can determine (its number of classes) are filled in. The transforms are put in the order
-    of the roadmap. Raises SpecError or OmegaConf's errors.
-    """
+    """Return the typed, complete and validated spec of a composed config; Hydra's own section is ignored. See
+    `make_spec`."""
     config = copy.deepcopy(config)
     with read_write(config), open_dict(config):
         config.pop("hydra", None)
+    return make_spec(config)
+
+
+def make_spec(config: DictConfig, transforms: dict[str, TransformInfo] | None = None) -> RunSpec:
+    """Return the typed, complete and validated spec of a composed config without Hydra's own section.
+
+    `transforms` are those of the network, if the config does not have them.
+    Fields that only the data can determine (its number of classes) are filled in. The transforms are put in the order
+    of the roadmap, which also names the network. Raises SpecError or OmegaConf's errors.
+    """
     _refuse_unknown_fields(config, RunSpec)
     spec = OmegaConf.to_object(config)
     assert isinstance(spec, RunSpec)
+    spec.transforms = transforms or spec.transforms
     _refuse_missing_values(spec)
+    check_roadmap(spec.roadmap)
+    roadmap = load_roadmap(spec.roadmap)
     for name in spec.transforms:
-        all_transforms()[name]  # raises SpecError for an entry without a file of its own
+        roadmap.transforms[name]  # raises SpecError for an entry without a file of its own
     for section in ("data", "base", "recipe"):  # first, because fields of the network and the budget take their values
         check_limits(getattr(spec, section), f"{section}.")
     check_limits(spec)
-    check_conflicts(list(spec.transforms))
-    spec.transforms = {name: spec.transforms[name] for name in sort_transforms(list(spec.transforms))}
+    roadmap.check_conflicts(spec.transforms)
+    spec.transforms = {name: spec.transforms[name] for name in roadmap.sort(spec.transforms)}
+    for name, info in spec.transforms.items():
+        info.variant, info.section = name in roadmap.variant_transforms, roadmap.section_of(name)
+    spec.name, spec.label = roadmap.network_name(spec.transforms), roadmap.network_label(spec.transforms)
     check_effects(spec.data)
     spec.data = complete_data_spec(spec.data, dry_run=spec.plan)
     validate_base(spec.base)

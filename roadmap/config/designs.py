@@ -12,16 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from roadmap.config.choices import Design
+from roadmap.config.roadmaps import Roadmap
 from roadmap.config.schema import DesignSpec, SpecError
-from roadmap.config.steps import (
-    all_ingredients,
-    all_steps,
-    all_transforms,
-    name_of_transforms,
-    step_names,
-    with_needs,
-    without_unmet_needs,
-)
 
 TransformNames = list[str]
 
@@ -43,47 +35,50 @@ class Layout:
     orders: list[TransformNames] = field(default_factory=list)  # of an attribution; each is followed by its reverse
 
 
-def study_layout(design: DesignSpec) -> Layout:
+def study_layout(design: DesignSpec, roadmap: Roadmap) -> Layout:
     """Return the networks of `design`. Raises SpecError for an unknown step and where no network would differ."""
     if design.name is Design.grid:
         return Layout()
     if design.name is Design.recipe:
-        ingredients = list(all_ingredients())
-        return Layout(_add_one_in([], ingredients) + _leave_one_out(["training_recipe"], ingredients))
-    full = _transforms_of_step("design.full", design.full)
-    start = _transforms_of_step("design.start", design.start)
+        ingredients = list(roadmap.ingredients)
+        parts = _add_one_in([], ingredients, roadmap) + _leave_one_out(["training_recipe"], ingredients, roadmap)
+        return Layout(parts)
+    full_name, start_name = design.full or roadmap.file.full, design.start or roadmap.file.start
+    full = list(roadmap.step("design.full", full_name).transforms)
+    start = list(roadmap.step("design.start", start_name).transforms)
     base = start if design.name is Design.add_one_in else []
     if not set(full) - set(base):
-        raise SpecError(f"design.full={design.full}: has no transform to remove or to add; use a later step")
+        raise SpecError(f"design.full={full_name}: has no transform to remove or to add; use a later step")
     if design.name is Design.leave_one_out:
-        return Layout(_leave_one_out(full, full))
+        return Layout(_leave_one_out(full, full, roadmap))
     if design.name is Design.add_one_in:
-        return Layout(_add_one_in(start, [name for name in full if name not in start]))
+        return Layout(_add_one_in(start, [name for name in full if name not in start], roadmap))
     orders = sampled_orders(full, design.orders, design.order_seed)
-    prefixes = (without_unmet_needs(order[:count]) for order in orders for count in range(len(full) + 1))
+    prefixes = (roadmap.without_unmet_needs(order[:count]) for order in orders for count in range(len(full) + 1))
     return Layout([Member(names) for names in {frozenset(names): names for names in prefixes}.values()], orders)
 
 
-def _leave_one_out(whole: TransformNames, parts: TransformNames) -> list[Member]:
+def _leave_one_out(whole: TransformNames, parts: TransformNames, roadmap: Roadmap) -> list[Member]:
     """Return `whole`, which consists of `parts`, and for each part `whole` without it and without what needs it."""
     members = [Member(whole, "nothing left out")]
     for part in parts:
-        rest = without_unmet_needs([name for name in parts if name != part])
-        members.append(Member(rest, f"without {_labels([name for name in parts if name not in rest])}", whole))
+        rest = roadmap.without_unmet_needs([name for name in parts if name != part])
+        left_out = [name for name in parts if name not in rest]
+        members.append(Member(rest, f"without {_labels(left_out, roadmap)}", whole))
     return members
 
 
-def _add_one_in(start: TransformNames, parts: TransformNames) -> list[Member]:
+def _add_one_in(start: TransformNames, parts: TransformNames, roadmap: Roadmap) -> list[Member]:
     """Return `start`, and for each of `parts` `start` with it and with what it needs."""
     members = [Member(start, "nothing added")]
     for part in parts:
-        added = [name for name in with_needs([part]) if name not in start]
-        members.append(Member([*start, *added], f"with {_labels(added)}", start))
+        added = [name for name in roadmap.with_needs([part]) if name not in start]
+        members.append(Member([*start, *added], f"with {_labels(added, roadmap)}", start))
     return members
 
 
-def _labels(names: TransformNames) -> str:
-    return " and ".join(all_transforms()[name].label for name in names)
+def _labels(names: TransformNames, roadmap: Roadmap) -> str:
+    return " and ".join(roadmap.transforms[name].label for name in names)
 
 
 def sampled_orders(names: Sequence[str], count: int, seed: int) -> list[TransformNames]:
@@ -99,27 +94,21 @@ def sampled_orders(names: Sequence[str], count: int, seed: int) -> list[Transfor
     return orders
 
 
-def overrides_of(names: TransformNames) -> list[str]:
+def overrides_of(names: TransformNames, roadmap: Roadmap) -> list[str]:
     """Return the overrides that select the network of these transforms."""
-    step = name_of_transforms(names)
-    if step in all_steps():
+    step = roadmap.network_name(names)
+    if step in roadmap.steps and set(roadmap.steps[step].transforms) == set(names):
         return [f"+step={step}"]
     groups = {
-        "transform": [name for name in names if all_transforms()[name].group == "transform"],
-        "ingredient": [name for name in names if all_transforms()[name].group == "ingredient"],
+        "transform": [name for name in names if roadmap.transforms[name].group == "transform"],
+        "ingredient": [name for name in names if roadmap.transforms[name].group == "ingredient"],
     }
     return [f"+{group}=[{','.join(members)}]" for group, members in groups.items() if members]
 
 
-def reference_overrides(name: str) -> list[str]:
+def reference_overrides(name: str, roadmap: Roadmap) -> list[str]:
     """Return the overrides that select a reference network. Raises SpecError for an unknown name."""
-    known = [transform.name for transform in all_transforms().values() if transform.reference]
+    known = [transform.name for transform in roadmap.transforms.values() if transform.reference]
     if name not in known:
         raise SpecError(f"reference={name}: unknown reference network; use {', '.join(known)}, or null")
-    return overrides_of([name])
-
-
-def _transforms_of_step(field_name: str, step: str) -> TransformNames:
-    if step not in all_steps():
-        raise SpecError(f"{field_name}={step}: unknown step; use one of {', '.join(step_names())}")
-    return list(all_steps()[step].transforms)
+    return overrides_of([name], roadmap)

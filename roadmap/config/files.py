@@ -25,18 +25,31 @@ def shown_path(path: Path) -> str:
 
 def config_names(group: str) -> list[str]:
     """Return the names of the files in a folder of `conf/`."""
-    return sorted(path.stem for path in (paths.CONF / group).glob("*.yaml"))
+    return [path.stem for path in paths.config_files(group)]
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the fields of a YAML file. Raises SpecError with the name of the file if it cannot be read."""
+def read_text(path: Path) -> str:
+    """Return the content of a text file. Raises SpecError with the name of the file if it cannot be read."""
     try:
         if path.exists() and not path.is_file():
             raise SpecError(f"{shown_path(path)}: is not a file; delete it")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise SpecError(f"{shown_path(path)}: {error.strerror}; correct or delete the file") from error
-    except (UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{shown_path(path)}: {yaml_reason(error)}") from error
+
+
+def read_yaml(path: Path, text: str | None = None) -> dict[str, Any]:
+    """Return the fields of a YAML file, or of `text`, the content that a file of this name had.
+
+    Raises SpecError with the name of the file if it cannot be read.
+    """
+    try:
+        content = yaml.safe_load(read_text(path) if text is None else text)
+    except SpecError:
+        raise
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise SpecError(f"{shown_path(path)}: {yaml_reason(error)}") from error
     if content is None:
         return {}
@@ -45,14 +58,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def read_global_yaml(path: Path) -> dict[str, Any]:
-    """Return the fields of a YAML file. Raises SpecError also if the header GLOBAL_PACKAGE is missing."""
-    content = read_yaml(path)
-    lines = [line.replace(" ", "") for line in path.read_text(encoding="utf-8").splitlines()]
+def read_global_yaml(path: Path, text: str | None = None) -> tuple[dict[str, Any], str]:
+    """Return the fields and the text of a YAML file; see `read_yaml`.
+
+    Raises SpecError also if the header GLOBAL_PACKAGE is missing.
+    """
+    text = read_text(path) if text is None else text
+    content = read_yaml(path, text)
+    lines = [line.replace(" ", "") for line in text.splitlines()]
     header = takewhile(lambda line: not line or line.startswith("#"), lines)  # Hydra reads no other lines
     if GLOBAL_PACKAGE.replace(" ", "") not in header:
         raise SpecError(f"{shown_path(path)}: needs the line {GLOBAL_PACKAGE} before its first field; add it")
-    return content
+    return content, text
 
 
 def yaml_reason(error: BaseException) -> str:
@@ -68,9 +85,10 @@ def yaml_reason(error: BaseException) -> str:
 
 
 def circular_files() -> list[str]:
-    """Return the files of `conf/` that include themselves, directly or through others; damaged files are skipped."""
+    """Return the config files that include themselves, directly or through others; damaged files are skipped."""
     includes: dict[str, list[str]] = {}
-    for path in sorted(paths.CONF.glob("*/*.yaml")):
+    files = {f"{path.parent.name}/{path.stem}": path for path in _all_config_files()}
+    for key, path in files.items():
         try:
             defaults = read_yaml(path).get("defaults")
         except SpecError:
@@ -78,7 +96,7 @@ def circular_files() -> list[str]:
         entries = defaults if isinstance(defaults, list) else []
         names = [entry if isinstance(entry, str) else _choice(entry) for entry in entries]
         group = path.parent.name
-        includes[f"{group}/{path.stem}"] = [n.removeprefix("/") if "/" in n else f"{group}/{n}" for n in names]
+        includes[key] = [n.removeprefix("/") if "/" in n else f"{group}/{n}" for n in names]
 
     def reachable(name: str) -> set[str]:
         reached: set[str] = set()
@@ -90,7 +108,11 @@ def circular_files() -> list[str]:
                 waiting += includes.get(other, ())
         return reached
 
-    return [shown_path(paths.CONF / f"{name}.yaml") for name in includes if name in reachable(name)]
+    return [shown_path(files[name]) for name in includes if name in reachable(name)]
+
+
+def _all_config_files() -> list[Path]:
+    return [path for folder in reversed(paths.config_folders()) for path in sorted(folder.glob("*/*.yaml"))]
 
 
 def _choice(entry: Any) -> str:

@@ -20,6 +20,8 @@ LARGEST: dict[str, float] = {
     "network.layer_scale": 1e6,
     "network.drop_path": 1,
     "network.init_std": 1,
+    "network.squeeze_excitation": 1,
+    "network.dropout": 1,
     "network.num_classes": 1_000_000,
     "network.in_chans": 3,
     "network.heads": 2_048,

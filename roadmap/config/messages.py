@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import traceback
 from enum import Enum
@@ -16,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from roadmap.config import paths
 from roadmap.config.files import circular_files, config_names, shown_path, yaml_reason
-from roadmap.config.names import printable
+from roadmap.config.names import printable, suggest
 from roadmap.config.schema import RunSpec, SpecError
 
 LIST_GROUPS = ("transform", "ingredient")  # a run can have several of them, as +transform=[a,b]
@@ -97,7 +96,7 @@ def _missing_config(outer: str) -> str | None:
     not_default = re.search(r"Could not override '([^']*)'.*?list use \+?(\S+)", outer, re.DOTALL)
     if not_default and "No match in the defaults list" in outer:
         key, override = not_default.groups()
-        if config_names(key.split("@")[0]):
+        if key.split("@")[0] == "step" or config_names(key.split("@")[0]):
             return f"{override}: has no default to replace; write +{override}"
         return f"{override}: unknown field or group; {suggest(key, [*_groups(), *field_paths('')])}"
     multiple = re.search(r"Multiple values for (\S+)\.", outer)
@@ -113,7 +112,8 @@ def _missing_config(outer: str) -> str | None:
 
 
 def _groups() -> list[str]:
-    return sorted(path.name for path in paths.CONF.iterdir() if path.is_dir())
+    folders = (path for folder in paths.config_folders() for path in folder.iterdir() if path.is_dir())
+    return sorted({"step", *(path.name for path in folders)})
 
 
 def _wrong_value(outer: str, inner: str) -> str | None:
@@ -155,12 +155,6 @@ def unknown_field(path: str) -> str:
         return f"{path}: unknown field; roadmap --cfg hydra shows the fields"
     known = field_paths(path.rpartition(".")[0])
     return f"{path}: unknown field; {suggest(path, known) if known else f'add it as +{path}=...'}"
-
-
-def suggest(name: str, known: list[str]) -> str:
-    """Return a hint: the most similar of the known names, or all of them."""
-    nearest = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {nearest[0]}?" if nearest else f"use one of {', '.join(known)}"
 
 
 def field_paths(section: str) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Sequence
 
 STUDY_RULE = "must be 1 to 64 ASCII letters, digits, '_', '-' or '.', and start with a letter or a digit"
 FILE_RULE = "the name of the file must be 1 to 64 ASCII letters, digits, '_' or '-'"
@@ -34,3 +36,9 @@ def printable(text: str, longest: int = 1000) -> str:
     """Return `text` with escapes for control characters, such as \\n for a new line; at most `longest` characters."""
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     return escaped if len(escaped) <= longest else f"{escaped[: longest - 4]} ..."
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """Return a hint: the most similar of the known names, or all of them."""
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {nearest[0]}?" if nearest else f"use one of {', '.join(known)}"

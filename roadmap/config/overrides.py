@@ -9,10 +9,10 @@ from hydra.core.config_store import ConfigStore
 
 from roadmap.config import paths
 from roadmap.config.files import config_names, read_yaml
-from roadmap.config.messages import LAUNCHERS, LIST_GROUPS, field_paths, field_type, suggest, unknown_launcher
-from roadmap.config.names import STUDY_RULE, is_study_name, printable
+from roadmap.config.messages import LAUNCHERS, LIST_GROUPS, field_paths, field_type, unknown_launcher
+from roadmap.config.names import STUDY_RULE, is_study_name, printable, suggest
+from roadmap.config.roadmaps import Roadmap
 from roadmap.config.schema import SpecError
-from roadmap.config.steps import check_files
 
 NETWORK_OVERRIDE = re.compile(r"\+\+?(step|transform|ingredient)=")
 # Options of Hydra that this command line accepts. The value of an option is the next word, or follows "=".
@@ -66,7 +66,7 @@ def _check_shown_config(options: Sequence[str]) -> None:
         raise SpecError(f"--package {package}: unknown section; {suggest(package, field_paths(''))}")
 
 
-def check_overrides(overrides: Sequence[str]) -> None:
+def check_overrides(overrides: Sequence[str], roadmap: Roadmap) -> None:
     """Raise SpecError for overrides that Hydra would misunderstand, or refuse with an unclear message."""
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
@@ -78,9 +78,17 @@ def check_overrides(overrides: Sequence[str]) -> None:
             )
         if key.split(".")[0] == "transforms":
             raise SpecError(f"{override}: cannot be set; use +transform=NAME, whose file names the transform")
+        if key in ("name", "label"):
+            raise SpecError(f"{override}: cannot be set; the roadmap names the network")
         if override.startswith("~") and field_type(key) is not None:
             raise SpecError(f"{override}: cannot be removed; set {key}=... to another value")
-        known = config_names(key) if re.fullmatch(r"\w+", key) else []
+        known = (
+            [*roadmap.steps, *roadmap.errors]
+            if key == "step"
+            else config_names(key)
+            if re.fullmatch(r"\w+", key)
+            else []
+        )
         is_word = re.fullmatch(r"null|true|false|[-+.\d]*|\{.*\}", value.lower()) is None
         if known and not is_word and not override.startswith(("~", "study=")):
             raise SpecError(f"{key}={value}: must be the name of a config; use one of {', '.join(known)}")
@@ -94,8 +102,17 @@ def check_overrides(overrides: Sequence[str]) -> None:
             names = [name for name in value.split(",") if name not in (*LAUNCHERS, "basic")]
             if names and value.isprintable():
                 raise SpecError(unknown_launcher(value))
+        check_files(override, roadmap)
     _check_studies(overrides)
-    check_files(list(overrides))
+
+
+def check_files(override: str, roadmap: Roadmap) -> None:
+    """Raise SpecError if the override selects a step, a transform or an ingredient whose file cannot be used."""
+    group, _, value = override.lstrip("+").partition("=")
+    errors = roadmap.errors if group == "step" else roadmap.transforms.errors if group in LIST_GROUPS else {}
+    for name in value.strip("[]").split(","):
+        if name.strip(" '\"") in errors:
+            raise errors[name.strip(" '\"")]
 
 
 def _check_studies(overrides: Sequence[str]) -> None:
@@ -152,7 +169,7 @@ def describe_study_sweep(overrides: Sequence[str]) -> list[str]:
     names = [o.removeprefix("+study=") for o in overrides if o.startswith("+study=")]
     if not names or names[-1] not in config_names("study"):
         return []
-    content = read_yaml(paths.CONF / "study" / f"{names[-1]}.yaml")
+    content = read_yaml(next(path for path in paths.config_files("study") if path.stem == names[-1]))
     params = ((content.get("hydra") or {}).get("sweeper") or {}).get("params") or {}
     lines = [f"+study={names[-1]} is a sweep: " + " ".join(f"'{key}={value}'" for key, value in params.items())]
     design = (content.get("design") or {}).get("name")

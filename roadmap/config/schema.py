@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from roadmap.config.choices import (
+    BATCH_NORM,
     RAISE,
-    Activation,
+    RELU,
     Design,
     Device,
     Failures,
     Init,
     LRSchedule,
     Mixing,
-    Norm,
     OnError,
     Optimizer,
     Precision,
@@ -28,6 +28,7 @@ from roadmap.config.choices import (
 )
 
 MISSING: Any = "???"  # OmegaConf's mark for a required value without a default
+DEFAULT_ROADMAP = "convnext"
 EXPANSION = 4  # ResNet: a block is 4 times wider at its ends than inside; inverted bottleneck: 4 times wider inside
 
 
@@ -36,8 +37,8 @@ class TransformInfo:
     """Description that a transform gives of itself; its name is the key in `RunSpec.transforms`."""
 
     label: str = MISSING  # in tables and figures
-    section: str = ""  # of the paper, such as "2.6"; empty: beyond the paper
-    variant: bool = False  # tried at a step and not kept
+    section: str = ""  # of the roadmap's paper, such as "2.6"; empty: beyond the paper. The roadmap decides
+    variant: bool = False  # tried at a step and not kept. The roadmap decides
     needs: list[str] = field(default_factory=list)  # transforms without which this one has no meaning
     reference: bool = False  # a network of another kind, for comparison
 
@@ -74,25 +75,38 @@ class NetworkSpec:
     inverted_bottleneck: bool = False  # block widths w -> 4w -> w instead of 4w -> w -> 4w
     spatial_first: bool = False  # block order spatial, 1x1, 1x1 instead of 1x1, spatial, 1x1
     kernel_size: int = 3  # of the spatial convolution, in pixels; odd
-    activation: Activation = Activation.relu
+    activation: str = RELU  # relu, gelu, or the path of a class of your own, as mypackage.layers.MyActivation
     fewer_activations: bool = False  # one activation per block, before its last 1x1; none in the stem
     fewer_norms: bool = False  # one norm per block, before its first 1x1
-    norm: Norm = Norm.batch_norm
+    norm: str = BATCH_NORM  # batch_norm, layer_norm, or the path of a class of your own
     separate_downsampling: bool = False  # norm and 2x2 convolution of stride 2 between stages; norm after the pooling
     grn: bool = False  # global response normalization before each block's last 1x1
+    squeeze_excitation: float | None = None  # hidden channels of squeeze-and-excitation, as a fraction; None: none
+    pool_shortcut: bool = False  # ResNet-D: 2x2 average pooling in the strided shortcuts instead of a strided 1x1
+    dropout: float = 0.0  # of the features before the classifier
+    conv: str | None = None  # path of a class of your own for the spatial convolutions
+    block: str | None = None  # path of a class of your own for the blocks
     layer_scale: float | None = None  # initial scale of each residual branch; None: no layer scale
     drop_path: float = 0.0  # stochastic depth rate of the last block; rises linearly from 0 at the first block
     init: Init = Init.kaiming
     init_std: float | None = 0.02  # standard deviation of the weights, for init=trunc_normal; None: `scaled_init_std`
     num_classes: int | None = None  # None: `data.num_classes`
     in_chans: int = 3  # 1 grey, 3 colour
-    reference: Reference | None = None  # reference network; then `stem` to `grn`, `layer_scale`, `init` have no effect
+    reference: Reference | None = (
+        None  # reference network; then `stem` to `block`, `layer_scale`, `init` have no effect
+    )
     heads: int | None = None  # attention heads in the first stage of the reference network
+
+    @property
+    def user_classes(self) -> dict[str, str]:
+        """The fields that name a class of the user, with its path."""
+        paths = {"norm": self.norm, "activation": self.activation, "conv": self.conv, "block": self.block}
+        return {f"network.{name}": path for name, path in paths.items() if path is not None and "." in path}
 
     @property
     def has_batch_norm(self) -> bool:
         """Whether the images of a batch change each other's logits in training."""
-        return self.norm is Norm.batch_norm and self.reference is None
+        return self.norm == BATCH_NORM and self.reference is None
 
 
 @dataclass
@@ -186,8 +200,8 @@ class DesignSpec:
     """The design of a study; see `roadmap.config.designs`."""
 
     name: Design = Design.grid
-    full: str = "separate_downsampling"  # step whose transforms are removed or added
-    start: str = "training_recipe"  # step to which `add_one_in` adds
+    full: str | None = None  # step whose transforms are removed or added; None: the one that the roadmap names
+    start: str | None = None  # step to which `add_one_in` adds; None: the one that the roadmap names
     orders: int = 8  # attribution: number of sampled orders of the transforms, each order with its reverse
     order_seed: int = 0  # seed of the sampled orders
 
@@ -201,7 +215,10 @@ class RunSpec:
     budget: BudgetSpec = field(default_factory=BudgetSpec)
     data: DataSpec = field(default_factory=DataSpec)
     base: BaseSpec = field(default_factory=BaseSpec)
+    roadmap: str = DEFAULT_ROADMAP  # file of conf/roadmap that defines the steps
     transforms: dict[str, TransformInfo] = field(default_factory=dict)  # all that made the network and the recipe
+    name: str = ""  # of the network in the roadmap, such as gelu or baseline+gelu; `config.compose` sets it
+    label: str = ""  # of the network in tables; `config.compose` sets it
     seed: int = 0
     study: str = "runs"  # study of the runs: listed in out/STUDY/study.json, reported in reports/STUDY/
     design: DesignSpec = field(default_factory=DesignSpec)

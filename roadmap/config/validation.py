@@ -8,8 +8,10 @@ from enum import Enum
 from math import isfinite
 from pathlib import Path
 
+from roadmap.config.choices import ACTIVATIONS, NORMS, Stem
 from roadmap.config.names import STUDY_RULE, is_study_name, printable
 from roadmap.config.schema import BaseSpec, DataSpec, DesignSpec, NetworkSpec, RecipeSpec, RunSpec, SpecError
+from roadmap.config.user_classes import import_class, is_class_path
 
 
 def require(holds: bool, field_name: str, value: object, message: str) -> None:
@@ -81,14 +83,35 @@ def validate_network(spec: NetworkSpec) -> None:
     require(odd, "network.kernel_size", spec.kernel_size, "must be a positive odd number")
     possible = not spec.spatial_first or spec.depthwise
     require(possible, "network.spatial_first", True, "needs a depthwise convolution; set network.depthwise=true")
-    check_fraction(spec.drop_path, "network.drop_path")
+    for name in ("drop_path", "dropout"):
+        check_fraction(getattr(spec, name), f"network.{name}")
     if spec.init_std is not None:
         check_positive(spec.init_std, "network.init_std")
     if spec.layer_scale is not None:
         check_positive(spec.layer_scale, "network.layer_scale")
+    if spec.squeeze_excitation is not None:
+        check_positive(spec.squeeze_excitation, "network.squeeze_excitation")
+    message = "there is no strided shortcut with separate_downsampling; leave one of the two out"
+    require(not (spec.pool_shortcut and spec.separate_downsampling), "network.pool_shortcut", True, message)
+    message = f"the deep stem has half of its channels inside; network.width={spec.width} must be even"
+    require(spec.stem is not Stem.deep or spec.width % 2 == 0, "network.stem", spec.stem, message)
+    _validate_classes(spec)
     has_classes = spec.num_classes is not None and spec.num_classes >= 1
     require(has_classes, "network.num_classes", spec.num_classes, "must be a positive number of classes")
     require(spec.in_chans >= 1, "network.in_chans", spec.in_chans, "must be a positive number of channels")
+
+
+def _validate_classes(spec: NetworkSpec) -> None:
+    """Raise SpecError for an unknown norm or activation, and for a class of the user that cannot be imported."""
+    for name, known in (("norm", NORMS), ("activation", ACTIVATIONS)):
+        value = getattr(spec, name)
+        message = f"must be one of {', '.join(known)}, or the path of a class, as mypackage.layers.MyLayer"
+        require(value in known or is_class_path(value), f"network.{name}", value, message)
+        if value not in known:
+            import_class(value, f"network.{name}")
+    for name in ("conv", "block"):
+        if (path := getattr(spec, name)) is not None:
+            import_class(path, f"network.{name}")
 
 
 def validate_base(spec: BaseSpec) -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from roadmap.config.schema import NetworkSpec
+from roadmap.config.names import one_line
+from roadmap.config.schema import NetworkSpec, SpecError
 from roadmap.models.network import build_network
 
 
@@ -28,6 +29,20 @@ def measure_cost(spec: NetworkSpec, image_size: int) -> Cost:
         model = build_network(spec, image_size).eval()
         image = torch.empty(1, spec.in_chans, image_size, image_size)
     return measure_module(model, image)
+
+
+def check_user_classes(spec: NetworkSpec, image_size: int) -> None:
+    """Raise SpecError if the network of `spec` has classes of the user and cannot be computed with them."""
+    if not spec.user_classes:
+        return
+    field, path = next(reversed(spec.user_classes.items()))
+    try:
+        measure_cost(spec, image_size)
+    except SpecError:
+        raise
+    except Exception as error:  # whatever the code of the user raises
+        reason = one_line(f"{type(error).__name__}: {error}")[:300]
+        raise SpecError(f"{field}={path}: the network cannot be computed ({reason}); correct the class") from error
 
 
 def measure_module(model: nn.Module, image: torch.Tensor) -> Cost:

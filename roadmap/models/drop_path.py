@@ -1,4 +1,5 @@
-"""Stochastic depth (Huang et al., "Deep networks with stochastic depth", ECCV 2016) with reproducible draws."""
+"""Stochastic depth (Huang et al., "Deep networks with stochastic depth", ECCV 2016) and dropout (Srivastava et al.,
+JMLR 2014) with reproducible draws."""
 
 from __future__ import annotations
 
@@ -32,6 +33,29 @@ class DropPath(nn.Module):
         return x * factor.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
+class Dropout(nn.Module):
+    """Dropout of features: (N, C) -> (N, C).
+
+    In training, each feature is 0 with probability `rate`, and multiplied by 1 / (1 - rate) otherwise. `draw_masks`
+    decides for the next forward pass. Without it, PyTorch's generator decides.
+    """
+
+    def __init__(self, rate: float, features: int) -> None:
+        super().__init__()
+        self.rate, self.features = rate, features
+        self.factor: Tensor | None = None  # (N, C), 0 or 1 / (1 - rate)
+        self.mask: Tensor | None = None  # the same, at one address
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        factor, self.factor = self.factor, None
+        if factor is None:
+            kept = torch.tensor(1 - self.rate, device=x.device)
+            factor = _factors(torch.rand(x.shape, device=x.device), kept)
+        return x * factor.to(x.dtype)
+
+
 def _factors(draws: Tensor, kept: Tensor) -> Tensor:
     """Return 1 / kept where a draw is below the probability `kept`, else 0."""
     return (draws < kept).to(torch.float32) / kept
@@ -47,20 +71,33 @@ def replace_timm_drop_path(model: nn.Module) -> nn.Module:
 
 
 def draw_masks(model: nn.Module, seed: int, epoch: int, iteration: int, positions: Tensor) -> None:
-    """Decide for every DropPath of `model` which images of this training iteration keep their branch.
+    """Decide for every DropPath of `model` which images of this training iteration keep their branch, and for every
+    Dropout which features.
 
     `positions` (N,) int64, on the CPU, are the positions of the images in the global batch. The draws depend on them,
     so that processes that share a batch draw the same as one process.
     """
+    _draw_dropout(model, seed, epoch, iteration, positions)
     layers = [module for module in model.modules() if isinstance(module, DropPath)]
     if not layers:
         return
     kept = torch.tensor([1 - layer.rate for layer in layers])
     draws = uniform(seed, positions, "drop_path", epoch, iteration, count=len(layers))
     # In one tensor: one transfer to the device for all layers. It stays the same tensor where a CUDA graph reads it.
-    factors, masks = _factors(draws, kept).T.contiguous(), layers[0].masks
-    if masks is None or masks.shape != factors.shape:
-        masks = layers[0].masks = torch.empty_like(factors, device=next(model.parameters()).device)
-    masks.copy_(factors, non_blocking=True)
+    factors = _factors(draws, kept).T.contiguous()
+    masks = layers[0].masks = _copy_to_device(factors, layers[0].masks, model)
     for layer, factor in zip(layers, masks.unbind(), strict=True):
         layer.factor = factor
+
+
+def _draw_dropout(model: nn.Module, seed: int, epoch: int, iteration: int, positions: Tensor) -> None:
+    for number, layer in enumerate(module for module in model.modules() if isinstance(module, Dropout)):
+        draws = uniform(seed, positions, "dropout", number, epoch, iteration, count=layer.features)
+        layer.mask = layer.factor = _copy_to_device(_factors(draws, torch.tensor(1 - layer.rate)), layer.mask, model)
+
+
+def _copy_to_device(factors: Tensor, last: Tensor | None, model: nn.Module) -> Tensor:
+    """Copy `factors` into `last`, or into a new tensor on the device of `model` if the shape differs."""
+    if last is None or last.shape != factors.shape:
+        last = torch.empty_like(factors, device=next(model.parameters()).device)
+    return last.copy_(factors, non_blocking=True)

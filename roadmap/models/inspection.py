@@ -11,10 +11,12 @@ from enum import Enum
 from typing import Any
 
 import torch
+from timm.layers import SEModule
 from torch import nn
 
 from roadmap.config.schema import NetworkSpec
-from roadmap.models.drop_path import DropPath
+from roadmap.config.user_classes import is_user_class
+from roadmap.models.drop_path import Dropout, DropPath
 from roadmap.models.layers import GlobalResponseNorm, LayerScale
 from roadmap.models.network import Block, Network, Stage
 from roadmap.models.structure import Block as BlockStructure
@@ -49,8 +51,9 @@ def inspect_network(network: Network) -> Structure:
         channels = stages[-1].w_out
     head_norm, channels = _chain(network.head_norm, "head_norm", channels)
     mean = Layer("mean", "mean", channels, channels)  # a call in `Network.forward`, not a module
+    dropout, _ = _chain(network.dropout, "dropout", channels)
     classifier, _ = _chain(network.head, "head", channels)
-    structure = Structure(stem, stages, [mean, *head_norm, *classifier])
+    structure = Structure(stem, stages, [mean, *head_norm, *dropout, *classifier])
     _check_complete(network, structure)
     return structure
 
@@ -59,8 +62,7 @@ def _stage(stage: Stage, channels: int) -> StageStructure:
     downsample, channels = _chain(stage.downsample, "", channels)
     blocks = []
     for block in stage.blocks:
-        assert isinstance(block, Block)
-        blocks.append(_block(block, channels))
+        blocks.append(_block(block, channels) if isinstance(block, Block) else _user_block(block, stage, channels))
         channels = blocks[-1].w_out
     return StageStructure(downsample, blocks)
 
@@ -72,6 +74,14 @@ def _block(block: Block, w_in: int) -> BlockStructure:
     shortcut, _ = _chain(block.shortcut, "shortcut", w_in)
     after, _ = _chain(block.act, "act", w_out)
     return BlockStructure(w_in, w_out, branch, shortcut, after)
+
+
+def _user_block(block: nn.Module, stage: Stage, w_in: int) -> BlockStructure:
+    """Return a block of the user's class as one layer: what happens in it is not known here."""
+    is_first = block is stage.blocks[0]
+    stride = stage.first_stride if is_first else 1
+    layer = Layer("", "block", w_in, stage.w_out, stride, stride, form=type(block).__name__)
+    return BlockStructure(w_in, stage.w_out, [layer], [], [])
 
 
 def _chain(module: nn.Module, name: str, channels: int) -> tuple[list[Layer], int]:
@@ -114,10 +124,20 @@ def _describe(name: str, module: nn.Module, channels: int) -> Layer:
             return Layer(name, "act", channels, channels, form="GELU")
         case GlobalResponseNorm():
             return Layer(name, "grn", channels, channels)
+        case SEModule():
+            return Layer(name, "se", channels, channels)
+        case nn.AvgPool2d():
+            kernel, stride = map(_square, (module.kernel_size, module.stride))
+            return Layer(name, "pool", channels, channels, kernel, stride, form="average")
+        case Dropout():
+            return Layer(name, "dropout", channels, channels, value=module.rate)
         case LayerScale():
             return Layer(name, "layer_scale", channels, channels, value=module.initial)
         case DropPath():
             return Layer(name, "drop_path", channels, channels, value=module.rate)
+    if is_user_class(type(module)):
+        w_out = getattr(module, "out_channels", channels)
+        return Layer(name, "block", channels, w_out, form=type(module).__name__)
     raise TypeError(f"{name}: unknown module type {type(module).__qualname__}; add it to roadmap/models/inspection.py")
 
 
@@ -130,9 +150,10 @@ def _square(size: int | str | tuple[int, ...]) -> int:
 
 def _check_complete(network: Network, structure: Structure) -> None:
     """Raise TypeError if a layer of `network` is missing in `structure`."""
-    inspected = {name for name, _ in structure.named_layers()}
+    inspected = {name.rstrip(".") for name, _ in structure.named_layers()}
     for name, module in network.named_modules():
         is_layer = not list(module.children()) and not isinstance(module, nn.Identity)
-        if is_layer and name not in inspected:
+        parts = name.split(".")  # a module in an inspected layer, such as squeeze-and-excitation, belongs to that layer
+        if is_layer and not any(".".join(parts[: i + 1]) in inspected for i in range(len(parts))):
             kind = type(module).__qualname__
             raise TypeError(f"{name}: {kind} is not inspected; add it to roadmap/models/inspection.py")

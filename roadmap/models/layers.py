@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from timm.layers import LayerNorm2d
+from timm.layers import LayerNorm2d, SEModule
 from torch import Tensor, nn
 
-from roadmap.config.choices import Activation, Norm
+from roadmap.config.choices import BATCH_NORM, GELU, LAYER_NORM, RELU
 from roadmap.config.schema import NetworkSpec
+from roadmap.config.user_classes import import_class
 from roadmap.models import cpu_kernels
 
 __all__ = ["Conv2d", "DepthwiseConv2d", "GlobalResponseNorm", "LayerNorm", "LayerScale", "act", "chain", "conv", "norm"]
 
 TINY = torch.finfo(torch.float32).tiny
-# Layers whose output is always a new tensor, which their backward pass does not use: it may be overwritten.
-OVERWRITABLE = (nn.Conv2d, nn.BatchNorm2d, nn.LayerNorm)
 
 
 class LayerScale(nn.Module):
@@ -83,19 +84,41 @@ class LayerNorm(LayerNorm2d):
         return super().forward(cpu_kernels.to_float32(x))
 
 
+# Layers whose output is always a new tensor, which their backward pass does not use: it may be overwritten. Not their
+# subclasses: those of the user may use it.
+OVERWRITABLE = (nn.Conv2d, Conv2d, DepthwiseConv2d, nn.BatchNorm2d, nn.LayerNorm, LayerNorm)
+
+
 def norm(spec: NetworkSpec, channels: int) -> nn.Module:
-    """Return the norm that the whole network uses: BatchNorm with ResNet's epsilon, or LayerNorm with ConvNeXt's."""
-    if spec.norm is Norm.batch_norm:
+    """Return the norm that the whole network uses: BatchNorm with ResNet's epsilon, LayerNorm with ConvNeXt's, or a
+    class of the user, which is called with the number of channels."""
+    if spec.norm == BATCH_NORM:
         return nn.BatchNorm2d(channels, eps=1e-5)
-    return LayerNorm(channels, eps=1e-6)
+    if spec.norm == LAYER_NORM:
+        return LayerNorm(channels, eps=1e-6)
+    layer: nn.Module = import_class(spec.norm, "network.norm")(channels)
+    return layer
 
 
 def act(spec: NetworkSpec, *, inplace: bool = False) -> nn.Module:
-    """Return the activation that the whole network uses: ReLU or GELU.
+    """Return the activation that the whole network uses: ReLU, GELU, or a class of the user, called without arguments.
 
     With `inplace`, a ReLU overwrites its input. `chain` sets it where that is safe.
     """
-    return nn.ReLU(inplace) if spec.activation is Activation.relu else nn.GELU()
+    if spec.activation in (RELU, GELU):
+        return nn.ReLU(inplace) if spec.activation == RELU else nn.GELU()
+    layer: nn.Module = import_class(spec.activation, "network.activation")()
+    return layer
+
+
+def squeeze_excitation(spec: NetworkSpec, channels: int) -> nn.Module:
+    """Return squeeze-and-excitation (Hu et al., CVPR 2018) as in timm: (N, C, H, W) -> (N, C, H, W).
+
+    The mean of each channel goes through two 1x1 convolutions with a ReLU between them and a sigmoid after them, and
+    scales the channel. The hidden channels are the fraction `spec.squeeze_excitation`, rounded to a multiple of 8.
+    """
+    assert spec.squeeze_excitation is not None
+    return SEModule(channels, rd_ratio=spec.squeeze_excitation)
 
 
 def chain(layers: dict[str, nn.Module]) -> nn.Sequential:
@@ -107,7 +130,7 @@ def chain(layers: dict[str, nn.Module]) -> nn.Sequential:
     previous = None
     for layer in layers.values():
         if isinstance(layer, nn.ReLU):
-            layer.inplace = isinstance(previous, OVERWRITABLE)
+            layer.inplace = type(previous) in OVERWRITABLE
         previous = layer
     return nn.Sequential(OrderedDict(layers))
 
@@ -120,7 +143,28 @@ def conv(
     It has a bias unless a BatchNorm follows it. This rule gives ResNet's convolutions (no bias) and ConvNeXt's (bias).
     A kernel that is not larger than its stride has no overlap and no padding (patchify stem, 2x2 downsampling).
     """
-    kind = DepthwiseConv2d if depthwise else Conv2d
+    return _make_conv(DepthwiseConv2d if depthwise else Conv2d, spec, w_in, w_out, kernel, stride, depthwise, normed)
+
+
+def spatial_conv(spec: NetworkSpec, w_in: int, w_out: int, stride: int, *, normed: bool) -> nn.Module:
+    """Return the spatial convolution of a block: see `conv`. It may be of the user's class `spec.conv`, which is called
+    with the arguments of nn.Conv2d."""
+    if spec.conv is None:
+        return conv(spec, w_in, w_out, spec.kernel_size, stride=stride, depthwise=spec.depthwise, normed=normed)
+    kind = import_class(spec.conv, "network.conv")
+    return _make_conv(kind, spec, w_in, w_out, spec.kernel_size, stride, spec.depthwise, normed)
+
+
+def _make_conv(
+    kind: Callable[..., Any],
+    spec: NetworkSpec,
+    w_in: int,
+    w_out: int,
+    kernel: int,
+    stride: int,
+    depthwise: bool,
+    normed: bool,
+) -> Any:
     return kind(
         w_in,
         w_out,
@@ -128,5 +172,5 @@ def conv(
         stride=stride,
         padding=0 if kernel <= stride else kernel // 2,
         groups=w_in if depthwise else 1,
-        bias=not (normed and spec.norm is Norm.batch_norm),
+        bias=not (normed and spec.norm == BATCH_NORM),
     )

@@ -9,14 +9,26 @@ Letters: N images, C channels, H and W pixels. w is the width of a stage: `spec.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from roadmap.config.choices import Init, Stem
 from roadmap.config.schema import EXPANSION, NetworkSpec
+from roadmap.config.user_classes import import_class
 from roadmap.config.validation import validate_network
-from roadmap.models.drop_path import DropPath, replace_timm_drop_path
-from roadmap.models.layers import GlobalResponseNorm, LayerScale, act, chain, conv, norm
+from roadmap.models.drop_path import Dropout, DropPath, replace_timm_drop_path
+from roadmap.models.layers import (
+    GlobalResponseNorm,
+    LayerScale,
+    act,
+    chain,
+    conv,
+    norm,
+    spatial_conv,
+    squeeze_excitation,
+)
 
 
 class Network(nn.Module):
@@ -36,11 +48,11 @@ class Network(nn.Module):
         self.stages = nn.ModuleList()
         w_in = spec.width
         for i in range(len(spec.depths)):
-            width = spec.width * 2**i
-            self.stages.append(Stage(spec, w_in, width, stride=1 if i == 0 else 2, drop_path=rates[i].tolist()))
-            w_in = outer_width(spec, width)
+            self.stages.append(Stage(spec, i, w_in, stride=1 if i == 0 else 2, drop_path=rates[i].tolist()))
+            w_in = outer_width(spec, spec.width * 2**i)
         # Section 2.6: separate downsampling adds a norm after the global average pooling.
         self.head_norm = norm(spec, w_in) if spec.separate_downsampling else nn.Identity()
+        self.dropout = Dropout(spec.dropout, w_in) if spec.dropout > 0 else nn.Identity()
         self.head = nn.Linear(w_in, spec.num_classes)
         init_weights(self, spec.init, spec.init_std)
 
@@ -49,7 +61,7 @@ class Network(nn.Module):
         for stage in self.stages:
             x = stage(x)
         x = x.mean((2, 3), keepdim=True)
-        return self.head(self.head_norm(x).flatten(1))
+        return self.head(self.dropout(self.head_norm(x).flatten(1)))
 
 
 def build_network(spec: NetworkSpec, image_size: int) -> nn.Module:
@@ -85,9 +97,11 @@ def stem(spec: NetworkSpec) -> nn.Sequential:
 
     Section 2.2. The stem of ResNet is a 7x7 convolution of stride 2 and a 3x3 max pooling of stride 2. For a total
     stride of 2 the pooling is left out. For a total stride of 1 it is a 3x3 convolution (the form of He et al. for
-    CIFAR). The patchify stem is one convolution whose kernel size is its stride.
+    CIFAR). The patchify stem is one convolution whose kernel size is its stride. The deep stem: see `deep_stem`.
     """
     stride = spec.stem_stride
+    if spec.stem is Stem.deep:
+        return deep_stem(spec)
     if spec.stem is Stem.patchify:
         first = conv(spec, spec.in_chans, spec.width, stride, stride=stride, normed=True)
     else:
@@ -100,6 +114,37 @@ def stem(spec: NetworkSpec) -> nn.Sequential:
     return chain(layers)
 
 
+def deep_stem(spec: NetworkSpec) -> nn.Sequential:
+    """Return the stem of ResNet-RS: three 3x3 convolutions, and a fourth one of stride 2 instead of the max pooling.
+
+    He et al., "Bag of tricks" (CVPR 2019, ResNet-C); Bello et al. 2021, section 7. The first convolution has stride 2,
+    or 1 for a total stride of 1; the fourth one is left out unless the total stride is 4.
+    """
+    half, width = spec.width // 2, spec.width
+    layers: dict[str, nn.Module] = {}
+    plan = [(spec.in_chans, half, min(spec.stem_stride, 2)), (half, half, 1), (half, width, 1)]
+    plan += [(width, width, 2)] if spec.stem_stride == 4 else []
+    for number, (w_in, w_out, stride) in enumerate(plan, 1):
+        layers[f"conv{number}"] = conv(spec, w_in, w_out, 3, stride=stride, normed=True)
+        layers[f"norm{number}"] = norm(spec, w_out)
+        if not spec.fewer_activations:
+            layers[f"act{number}"] = act(spec)
+    return chain(layers)
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """One block: (N, w_in, H, W) -> (N, w_out, H / stride, W / stride)."""
+
+    network: NetworkSpec
+    stage: int  # 0 to 3
+    w_in: int  # channels of the input
+    w_mid: int  # channels inside, between the 1x1 convolutions
+    w_out: int  # channels of the output
+    stride: int  # 1 or 2
+    drop_path: float  # stochastic depth rate
+
+
 class Stage(nn.Module):
     """Blocks of one width: (N, w_in, H, W) -> (N, outer width of w, H / stride, W / stride).
 
@@ -107,17 +152,21 @@ class Stage(nn.Module):
     have it.
     """
 
-    def __init__(self, spec: NetworkSpec, w_in: int, width: int, *, stride: int, drop_path: list[float]) -> None:
+    def __init__(self, spec: NetworkSpec, number: int, w_in: int, *, stride: int, drop_path: list[float]) -> None:
         super().__init__()
+        width = spec.width * 2**number
         w_out = outer_width(spec, width)
+        w_mid = EXPANSION * width if spec.inverted_bottleneck else width
+        make_block = Block if spec.block is None else import_class(spec.block, "network.block")
         self.downsample: nn.Module = nn.Identity()
         if spec.separate_downsampling and stride > 1:
             down = conv(spec, w_in, w_out, stride, stride=stride, normed=False)
             self.downsample = chain({"norm": norm(spec, w_in), "conv": down})
             w_in, stride = w_out, 1
+        self.w_out, self.first_stride = w_out, stride  # of the stage, and of its first block
         blocks = []
         for rate in drop_path:
-            blocks.append(Block(spec, w_in, width, stride=stride, drop_path=rate))
+            blocks.append(make_block(BlockSpec(spec, number, w_in, w_mid, w_out, stride, rate)))
             w_in, stride = w_out, 1
         self.blocks = nn.Sequential(*blocks)
 
@@ -131,24 +180,36 @@ class Block(nn.Module):
     f is two 1x1 convolutions and a spatial one, each with its norm and activation. Fields of the spec change it: the
     spatial convolution is depthwise (2.3) or comes first (2.5); only one norm is left, before the first 1x1, and only
     one activation, before the last 1x1, with none after the addition (2.6). Beyond the paper, global response
-    normalization comes directly before the last 1x1.
+    normalization comes directly before the last 1x1, and squeeze-and-excitation at the end of f.
     """
 
-    def __init__(self, spec: NetworkSpec, w_in: int, width: int, *, stride: int, drop_path: float) -> None:
+    def __init__(self, block: BlockSpec) -> None:
         super().__init__()
-        w_out = outer_width(spec, width)
-        w_mid = EXPANSION * width if spec.inverted_bottleneck else width
-        self.branch = branch(spec, w_in, w_mid, w_out, stride)
-        self.layer_scale = nn.Identity() if spec.layer_scale is None else LayerScale(w_out, spec.layer_scale)
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        spec = block.network
+        self.branch = branch(spec, block.w_in, block.w_mid, block.w_out, block.stride)
+        self.layer_scale = nn.Identity() if spec.layer_scale is None else LayerScale(block.w_out, spec.layer_scale)
+        self.drop_path = DropPath(block.drop_path) if block.drop_path > 0 else nn.Identity()
         self.shortcut: nn.Module = nn.Identity()
-        if stride > 1 or w_in != w_out:
-            project = conv(spec, w_in, w_out, 1, stride=stride, normed=True)
-            self.shortcut = chain({"conv": project, "norm": norm(spec, w_out)})
+        if block.stride > 1 or block.w_in != block.w_out:
+            self.shortcut = shortcut(spec, block.w_in, block.w_out, block.stride)
         self.act = nn.Identity() if spec.fewer_activations else act(spec, inplace=True)  # the sum is a new tensor
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.shortcut(x) + self.drop_path(self.layer_scale(self.branch(x))))
+
+
+def shortcut(spec: NetworkSpec, w_in: int, w_out: int, stride: int) -> nn.Sequential:
+    """Return the projection of a shortcut, a strided 1x1 convolution: (N, w_in, H, W) -> (N, w_out, H / stride, ...).
+
+    With `spec.pool_shortcut`, an average pooling has the stride instead (ResNet-D of He et al., "Bag of tricks").
+    """
+    layers: dict[str, nn.Module] = {}
+    if spec.pool_shortcut and stride > 1:
+        layers["pool"] = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
+        stride = 1
+    layers["conv"] = conv(spec, w_in, w_out, 1, stride=stride, normed=True)
+    layers["norm"] = norm(spec, w_out)
+    return chain(layers)
 
 
 def branch(spec: NetworkSpec, w_in: int, w_mid: int, w_out: int, stride: int) -> nn.Sequential:
@@ -168,15 +229,15 @@ def branch(spec: NetworkSpec, w_in: int, w_mid: int, w_out: int, stride: int) ->
         # The one norm follows a moved-up spatial convolution directly, if no activation is between them.
         normed = not spec.fewer_norms or (name == "spatial" and spec.spatial_first and spec.fewer_activations)
         if name == "spatial":
-            layers[name] = conv(
-                spec, w, w_next, spec.kernel_size, stride=stride, depthwise=spec.depthwise, normed=normed
-            )
+            layers[name] = spatial_conv(spec, w, w_next, stride, normed=normed)
         else:
             layers[name] = conv(spec, w, w_next, 1, normed=normed)
         if not spec.fewer_norms:
             layers[f"{name}_norm"] = norm(spec, w_next)
         if not spec.fewer_activations and name != "pointwise2":
             layers[f"{name}_act"] = act(spec)
+    if spec.squeeze_excitation is not None:
+        layers["se"] = squeeze_excitation(spec, w_out)
     return chain(layers)
 
 

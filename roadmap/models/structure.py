@@ -13,7 +13,7 @@ class Layer:
     """One layer: (N, w_in, H, W) -> (N, w_out, H', W')."""
 
     name: str  # of the module, within its part of the network
-    kind: str  # conv, norm, act, pool, mean, linear, layer_scale, drop_path or grn
+    kind: str  # conv, norm, act, pool, mean, linear, layer_scale, drop_path, grn, se, dropout or block
     w_in: int  # channels
     w_out: int
     kernel: int = 1  # pixels
@@ -21,8 +21,8 @@ class Layer:
     padding: int = 0
     groups: int = 1
     bias: bool = False
-    form: str = ""  # which norm or activation, as BatchNorm or ReLU
-    value: float = 0.0  # initial layer scale, or rate of stochastic depth
+    form: str = ""  # which norm, activation, pooling or class of the user, as BatchNorm or ReLU
+    value: float = 0.0  # initial layer scale, or rate of stochastic depth or dropout
 
     @property
     def depthwise(self) -> bool:
@@ -37,12 +37,15 @@ class Layer:
             "conv": f"{size} depthwise conv" if self.depthwise else f"{size} conv",
             "norm": self.form,
             "act": self.form,
-            "pool": f"{size} max pooling",
+            "pool": f"{size} {self.form or 'max'} pooling",
             "mean": "global average pooling",
             "linear": "classifier",
             "layer_scale": f"layer scale {self.value:g}",
             "drop_path": f"stochastic depth {self.value:.2g}",
             "grn": "global response norm",
+            "se": "squeeze-and-excitation",
+            "dropout": f"dropout {self.value:.2g}",
+            "block": self.form,
         }
         return titles[self.kind]
 

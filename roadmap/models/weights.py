@@ -1,7 +1,8 @@
-"""Weights from other sources: ResNets of torchvision and timm, ConvNeXts (V1, V2) of timm, and files of our own runs.
+"""Weights from other sources: ResNets of torchvision and timm, ResNet-RS and ConvNeXts (V1, V2) of timm, and files of
+our own runs.
 
-The steps `baseline`, `separate_downsampling` and `grn` are known networks. Their weights are converted by a map of
-names, key by key.
+The steps `baseline`, `separate_downsampling`, `grn` and `resnet_d` are known networks. Their weights are converted by a
+map of names, key by key.
 """
 
 from __future__ import annotations
@@ -49,7 +50,24 @@ CONVNEXT_V2_NAMES = (
     ("stages.{i}.blocks.{j}.branch.grn.gamma", "stages.{i}.blocks.{j}.mlp.grn.weight"),
     ("stages.{i}.blocks.{j}.branch.grn.beta", "stages.{i}.blocks.{j}.mlp.grn.bias"),
 )
-NAMES = {"baseline": RESNET_NAMES, "separate_downsampling": CONVNEXT_NAMES, "grn": CONVNEXT_V2_NAMES}
+RESNET_RS_NAMES = (
+    *((f"stem.conv{n}.{{p}}", f"conv1.{index}.{{p}}") for n, index in ((1, 0), (2, 3), (3, 6))),
+    *((f"stem.norm{n}.{{p}}", f"conv1.{index}.{{p}}") for n, index in ((1, 1), (2, 4))),
+    ("stem.norm3.{p}", "bn1.{p}"),
+    ("stem.conv4.{p}", "maxpool.0.{p}"),
+    ("stem.norm4.{p}", "maxpool.1.{p}"),
+    *(names for names in RESNET_NAMES if not names[0].startswith("stem") and ".shortcut." not in names[0]),
+    ("stages.{i}.blocks.{j}.branch.se.fc1.{p}", "layer{l}.{j}.se.fc1.{p}"),
+    ("stages.{i}.blocks.{j}.branch.se.fc2.{p}", "layer{l}.{j}.se.fc2.{p}"),
+    ("stages.{i}.blocks.{j}.shortcut.conv.{p}", "layer{l}.{j}.downsample.1.{p}"),
+    ("stages.{i}.blocks.{j}.shortcut.norm.{p}", "layer{l}.{j}.downsample.2.{p}"),
+)
+NAMES = {  # step -> its roadmap, and the names of its weights
+    "baseline": ("convnext", RESNET_NAMES),
+    "separate_downsampling": ("convnext", CONVNEXT_NAMES),
+    "grn": ("convnext", CONVNEXT_V2_NAMES),
+    "resnet_d": ("resnet_rs", RESNET_RS_NAMES),
+}
 
 
 def convert(
@@ -66,10 +84,11 @@ def convert(
     """
     if step not in NAMES:
         raise SpecError(f"step={step}: no other library has this network; choose {', '.join(NAMES)}")
-    compose_network(step, base)  # raises for an unknown base
+    roadmap, names = NAMES[step]
+    compose_network(step, base, roadmap=roadmap)  # raises for an unknown base
     converted = {}
     for key, value in state_dict.items():
-        new_key = _rename(key, NAMES[step], reverse)
+        new_key = _rename(key, names, reverse)
         if new_key is None:
             owner = "network" if reverse else "source"
             raise SpecError(f"state_dict[{key!r}]: no such weight in the {owner} of {step}; check the model and step")
@@ -163,7 +182,7 @@ def _convert_known(weights: dict[str, Tensor], source: str) -> dict[str, Tensor]
     """Return the weights under our names if they are those of a ResNet or a ConvNeXt, else as they are."""
     try:
         if "layer1.0.conv1.weight" in weights:
-            return convert(weights, step="baseline")
+            return convert(weights, step="resnet_d" if "conv1.0.weight" in weights else "baseline")
         if "stages.0.blocks.0.conv_dw.weight" in weights:
             v2 = "stages.0.blocks.0.mlp.grn.weight" in weights
             return convert(weights, step="grn" if v2 else "separate_downsampling")
@@ -175,7 +194,7 @@ def _convert_known(weights: dict[str, Tensor], source: str) -> dict[str, Tensor]
 def _adapt_stem(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
     from timm.models import adapt_input_conv
 
-    key = "stem.conv.weight"
+    key = "stem.conv1.weight" if "stem.conv1.weight" in own else "stem.conv.weight"
     if key in weights and weights[key].shape[1] == 3 != own[key].shape[1]:
         return weights | {key: adapt_input_conv(own[key].shape[1], weights[key])}
     return weights

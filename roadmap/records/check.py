@@ -87,6 +87,7 @@ FIELDS: dict[str, Any] = {
         "data": {"name": _is_text, "image_size": _is_count, "holdout": _optional(_is_count)},
         "network": {"reference": _optional(_is_text)},
         "recipe": {},
+        "roadmap": _is_text,
     },
     "command": _is_command,
     "versions": _dict_of(_is_text),
@@ -140,6 +141,7 @@ MANIFEST: dict[str, Any] = {
     "commands": _list_of(_is_text),
     "runs": lambda runs: _dict_of(_list_of(_is_text))(runs) and all(map(_is_folder_name, runs)),
 }
+MANIFEST_ABSENT: dict[str, Any] = {"roadmap": _is_text, "roadmap_files": _dict_of(_is_text)}  # may be missing
 
 
 def _are_orders(orders: list[list[str]]) -> bool:
@@ -153,8 +155,8 @@ def _is_folder_name(name: str) -> bool:
 
 def check_manifest(content: Any) -> str | None:
     """Return what is wrong with the content of a study.json, or None if every reader can use it."""
-    problem = _problem(content, MANIFEST, {}, "")
-    if problem is None and (unknown := sorted(content.keys() - MANIFEST.keys())):
+    problem = _problem(content, MANIFEST, MANIFEST_ABSENT, "")
+    if problem is None and (unknown := sorted(content.keys() - MANIFEST.keys() - MANIFEST_ABSENT.keys())):
         problem = f"{unknown[0]!r} is unknown"
     if problem is None and not _is_encodable(content):
         problem = "contains a character that cannot be written"

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from roadmap.config.designs import Layout, Member
-from roadmap.config.schema import RunSpec, SpecError
+from roadmap.config.roadmaps import load_roadmap
+from roadmap.config.schema import DEFAULT_ROADMAP, RunSpec, SpecError
 from roadmap.records.check import check_manifest
-from roadmap.records.record import NOT_HASHED, run_name, study_folder
+from roadmap.records.record import NOT_HASHED, RUNS_FOLDER, run_name, study_folder
 from roadmap.runtime import lock
 from roadmap.runtime.files import write_atomically
 
@@ -26,7 +27,7 @@ MANIFEST_NAME = "study.json"
 NETWORK_GROUPS = ("step", "transform", "ingredient")  # config groups whose overrides choose the network or its recipe
 # Fields and groups whose overrides choose the network, the seed, or where and how a run computes: they are not part of
 # the setting under which a study compares its runs.
-NOT_IN_SETTING = (*NETWORK_GROUPS, *(name for name in NOT_HASHED if name != "base"), "hydra")
+NOT_IN_SETTING = (*NETWORK_GROUPS, *(name for name in NOT_HASHED if name != "base"), "hydra", "--config-dir", "-cd")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Manifest:
     layout: Layout = field(default_factory=Layout)
     commands: list[str] = field(default_factory=list)  # the commands that added runs
     runs: dict[str, list[str]] = field(default_factory=dict)  # name of the run's folder -> setting: ["budget.epochs=3"]
+    roadmap: str = DEFAULT_ROADMAP  # of all runs; study.json has it only if it is another one
+    roadmap_files: dict[str, str] = field(default_factory=dict)  # `Roadmap.own_files`, so that a report needs no others
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -75,13 +78,14 @@ def _field_or_group(override: str) -> str:
 def add_runs(runs: Sequence[tuple[RunSpec, list[str]]], layout: Layout) -> None:
     """Add `runs` (spec and overrides), all of one study, to the study's manifest.
 
-    Raises SpecError if the study already has another design.
+    Raises SpecError if the study already has another roadmap or another design.
     """
     spec = runs[0][0]
+    own_files = load_roadmap(spec.roadmap).own_files
     folder = study_folder(spec)
     with lock.hold(folder, wait=True):
         try:
-            before = read_manifest(folder) or Manifest(spec.study)
+            before = check_study(spec) or Manifest(spec.study)
             design, layout = _merge_layouts(before, spec.design.name.value if layout.members else "grid", layout)
         except SpecError:
             lock.remove_empty(folder)
@@ -91,11 +95,33 @@ def add_runs(runs: Sequence[tuple[RunSpec, list[str]]], layout: Layout) -> None:
             settings.setdefault(run_name(run_spec), setting_overrides(overrides))
         is_new = len(settings) > len(before.runs)  # otherwise earlier commands have added all of these runs
         commands = [*before.commands, command_line()] if is_new else before.commands
-        manifest = Manifest(spec.study, design, layout, list(dict.fromkeys(commands)), settings)
-        text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n"
+        manifest = Manifest(
+            spec.study, design, layout, list(dict.fromkeys(commands)), settings, spec.roadmap, dict(own_files)
+        )
+        text = json.dumps(_content(manifest), indent=1, ensure_ascii=False) + "\n"
         path = folder / MANIFEST_NAME
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             write_atomically(path, text.encode())
+
+
+def check_study(spec: RunSpec) -> Manifest | None:
+    """Return the manifest of the spec's study, or None if there is none.
+
+    Raises SpecError if it is invalid, and if its runs are of another roadmap: no table mixes two roadmaps.
+    """
+    before = read_manifest(study_folder(spec))
+    if before is not None and before.runs and spec.study != RUNS_FOLDER and before.roadmap != spec.roadmap:
+        message = f"has runs of roadmap={before.roadmap}; choose another name, as study={spec.roadmap}"
+        raise SpecError(f"study={spec.study}: {message}")
+    return before
+
+
+def _content(manifest: Manifest) -> dict[str, Any]:
+    """Return the content of study.json. The default study has runs of any roadmap and names none."""
+    content: dict[str, Any] = asdict(manifest)
+    if manifest.study == RUNS_FOLDER or manifest.roadmap == DEFAULT_ROADMAP:
+        del content["roadmap"], content["roadmap_files"]
+    return content
 
 
 def _merge_layouts(before: Manifest, design: str, layout: Layout) -> tuple[str, Layout]:

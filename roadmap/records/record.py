@@ -19,7 +19,6 @@ from typing import Any
 
 from roadmap.config.datasets import root_decides_result
 from roadmap.config.schema import RunSpec
-from roadmap.config.steps import label_of_transforms, name_of_transforms
 from roadmap.records.check import check_record
 from roadmap.records.history import HISTORY_NAME, PROGRESS_NAME, remove_progress
 from roadmap.runtime.files import write_atomically
@@ -35,12 +34,12 @@ RUNS_FOLDER = "runs"  # folder in `out` with the runs of all studies; also the s
 NOT_HASHED = (
     "seed", "study", "device", "processes", "parallel", "failures", "checkpoint_minutes", "checkpoint_steps",
     "keep_checkpoint", "save_weights", "accumulate", "force", "plan", "plan_device", "out", "reports", "base", "design",
-    "reference",
+    "reference", "roadmap",
 )  # fmt: skip
 
 
 def config_of(spec: RunSpec) -> dict[str, Any]:
-    """Return the resolved config as plain values."""
+    """Return the resolved config as plain values, without the name and the label that follow from it."""
 
     def to_plain(value: Any) -> Any:
         if isinstance(value, Enum):
@@ -50,7 +49,7 @@ def config_of(spec: RunSpec) -> dict[str, Any]:
         return [to_plain(item) for item in value] if isinstance(value, list) else value
 
     config: dict[str, Any] = to_plain(dataclasses.asdict(spec))
-    return config
+    return {key: value for key, value in config.items() if key not in ("name", "label")}
 
 
 def config_hash(spec: RunSpec) -> str:
@@ -93,7 +92,7 @@ def study_folder(spec: RunSpec) -> Path:
 
 def run_name(spec: RunSpec) -> str:
     """Return NAME-HASH-seedN, which identifies the run in all studies."""
-    return f"{name_of_transforms(list(spec.transforms))[:80]}-{config_hash(spec)}-seed{spec.seed}"
+    return f"{spec.name[:80]}-{config_hash(spec)}-seed{spec.seed}"
 
 
 def run_folder(spec: RunSpec) -> Path:
@@ -181,11 +180,10 @@ def keep_previous_record(folder: Path) -> bool:
 
 def new_record(spec: RunSpec, command: str) -> dict[str, Any]:
     """Return the part of the record that is known before the run. Its status is that of a failed run."""
-    names = list(spec.transforms)
     return {
         "format": FORMAT,
-        "name": name_of_transforms(names),
-        "label": label_of_transforms(names),
+        "name": spec.name,
+        "label": spec.label,
         "study": spec.study,
         "seed": spec.seed,
         "base": spec.base.name,

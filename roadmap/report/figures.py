@@ -22,23 +22,17 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from roadmap.analysis.table import Row, Study
+from roadmap.analysis.table import Study
+from roadmap.config.roadmap_files import Section
+from roadmap.config.roadmaps import Roadmap
 from roadmap.records.record import COMPLETED
 from roadmap.report.columns import Line, lines_of, mean_and_deviation
 
-# Titles and colours by section of the paper; 2 is row 0. The palette of Okabe and Ito suits colour-blind readers.
-SECTIONS = {
-    "2": ("ResNet", "#8c8c8c"),
-    "2.1": ("training", "#8c8c8c"),
-    "2.2": ("macro design", "#e69f00"),
-    "2.3": ("ResNeXt-ify", "#56b4e9"),
-    "2.4": ("inverted bottleneck", "#009e73"),
-    "2.5": ("large kernel", "#cc79a7"),
-    "2.6": ("micro design", "#0072b2"),
-    "A.1": ("training", "#8c8c8c"),  # the moving average of the weights
-}
-REFERENCE = ("reference", "#777777")
-BEYOND = ("beyond the paper", "#d55e00")
+# Titles and colours of lines that are in no section of the roadmap.
+REFERENCE = Section("reference", "#777777")
+BEYOND = Section("beyond the paper", "#d55e00")
+OTHER = Section("other steps", "#d55e00")
+BASE, STEP = Section("baseline", "#8c8c8c"), Section("step", "#0072b2")  # of a roadmap without sections
 INK, FAINT, ERROR = "#222222", "#d9d9d9", "#b00020"
 STYLE = {"font.size": 10, "axes.edgecolor": INK, "text.color": INK, "svg.hashsalt": "roadmap"}
 STYLE |= {"text.parse_math": False}  # a dollar sign in a label does not begin a formula
@@ -62,25 +56,27 @@ def draw_study(study: Study, title: str, paths: list[Path]) -> None:
     with _figure_style():
         size = _figure_size(labels, width=11, row_height=0.42, margins=2.1)
         figure, (bars, costs) = plt.subplots(1, 2, figsize=size, sharey=True, width_ratios=[4, 1], layout="constrained")
-        _draw_accuracy(bars, table, study.rows)
+        _draw_accuracy(bars, table, study)
         if is_roadmap and table["paper_top1"].notna().any():
-            _draw_paper(bars, table)
+            _draw_published(bars, table, study.roadmap)
         _draw_costs(costs, table, groups)
         bars.set_yticks(range(len(table)), labels)
         bars.set_ylim(len(table) - 0.4, -0.6)
         _set_title(figure, title)
-        figure.legend(handles=_legend(table), loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+        figure.legend(
+            handles=_legend(table, study.roadmap), loc="outside lower center", ncols=6, frameon=False, fontsize=9
+        )
         _save(figure, paths)
 
 
-def draw_shapley(values: pd.DataFrame, title: str, paths: list[Path]) -> None:
+def draw_shapley(values: pd.DataFrame, roadmap: Roadmap, title: str, paths: list[Path]) -> None:
     """Draw Shapley values (the columns SHAPLEY_COLUMNS of `roadmap.analysis.shapley`) with their intervals."""
     labels = wrap_labels((values["label"] + " " + values["setting"]).str.strip())
     with _figure_style():
         size = _figure_size(labels, width=9, row_height=0.36, margins=1.6)
         figure, axes = plt.subplots(figsize=size, layout="constrained")
         for y, line in enumerate(lines_of(values)):
-            axes.barh(y, line["value"], height=0.66, zorder=2, color=_section(line)[1])
+            axes.barh(y, line["value"], height=0.66, zorder=2, color=_section(line, roadmap).color)
             if not math.isnan(line["low"]):
                 axes.plot([line["low"], line["high"]], [y, y], color=INK, linewidth=1.3, zorder=3)
         _set_up_rows(axes, labels)
@@ -157,8 +153,8 @@ def _save(figure: Any, paths: list[Path]) -> None:
     plt.close(figure)
 
 
-def _draw_accuracy(axes: Any, table: pd.DataFrame, rows: list[Row]) -> None:
-    seeds = [row.top1 for row in rows]
+def _draw_accuracy(axes: Any, table: pd.DataFrame, study: Study) -> None:
+    seeds = [row.top1 for row in study.rows]
     values = [value for top1 in seeds for value in top1] + table["top1_mean"].dropna().tolist()
     low, high = (min(values), max(values)) if values else (0.0, 100.0)
     span = max(high - low, 1.0)
@@ -167,7 +163,7 @@ def _draw_accuracy(axes: Any, table: pd.DataFrame, rows: list[Row]) -> None:
     left = 0.0 if left < 0.1 * right else left  # an axis that starts just above 0 would seem to start at 0
     right_of_axes = axes.get_yaxis_transform()
     for y, (line, top1) in enumerate(zip(lines_of(table), seeds, strict=True)):
-        colour, mean, num_seeds = _section(line)[1], line["top1_mean"], line["n_seeds"]
+        colour, mean, num_seeds = _section(line, study.roadmap).color, line["top1_mean"], line["n_seeds"]
         if num_seeds:
             is_variant = line["variant"]
             fill = {"hatch": "////", "facecolor": "white", "edgecolor": colour} if is_variant else {"color": colour}
@@ -189,14 +185,15 @@ def _draw_accuracy(axes: Any, table: pd.DataFrame, rows: list[Row]) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def _draw_paper(axes: Any, table: pd.DataFrame) -> None:
-    """Draw the paper's ImageNet accuracies as marks on a separate axis."""
+def _draw_published(axes: Any, table: pd.DataFrame, roadmap: Roadmap) -> None:
+    """Draw the published accuracies as marks on a separate axis."""
     top = axes.twiny()
     values = table["paper_top1"]
     top.plot(values, range(len(table)), "D", color="#000000", markerfacecolor="none", markersize=5, zorder=5)
     span = max(values.max() - values.min(), 1.0)
     top.set_xlim(values.min() - 0.15 * span, values.max() + 0.15 * span)
-    top.set_xlabel("◇ paper: ImageNet-1K top-1 (%), separate scale", fontsize=9)
+    source = "paper: ImageNet-1K top-1" if roadmap.has_papers_numbers else "published top-1"
+    top.set_xlabel(f"◇ {source} (%), separate scale", fontsize=9)
     top.spines["top"].set_visible(True)
     top.tick_params(labelsize=9)
 
@@ -223,16 +220,21 @@ def _draw_costs(axes: Any, table: pd.DataFrame, groups: list[str]) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _section(line: Line) -> tuple[str, str]:
-    """Return title and colour of the paper's section of a line."""
-    return REFERENCE if line.get("reference") else SECTIONS.get(line["section"], BEYOND)
+def _section(line: Line, roadmap: Roadmap) -> Section:
+    """Return the section of a line, with its title and colour."""
+    sections = roadmap.file.sections
+    if line.get("reference"):
+        return REFERENCE
+    if not sections:
+        return BASE if line.get("step") == roadmap.step_names[0] else STEP
+    return sections.get(line["section"], BEYOND if roadmap.has_papers_numbers else OTHER)
 
 
-def _legend(table: pd.DataFrame) -> list[Any]:
-    sections = dict.fromkeys(_section(line) for line in lines_of(table))
-    grey = SECTIONS["2"][1]
-    titles = dict.fromkeys(("baseline, training" if colour == grey else title, colour) for title, colour in sections)
-    handles: list[Any] = [Patch(color=colour, label=title) for title, colour in titles]
+def _legend(table: pd.DataFrame, roadmap: Roadmap) -> list[Any]:
+    used = dict.fromkeys(_section(line, roadmap).color for line in lines_of(table))
+    known = [*roadmap.file.sections.values(), *(_section(line, roadmap) for line in lines_of(table))]
+    titles = {color: dict.fromkeys(section.title for section in known if section.color == color) for color in used}
+    handles: list[Any] = [Patch(color=color, label=", ".join(titles[color])) for color in used]
     if table["variant"].any():
         handles.append(Patch(facecolor="white", edgecolor=INK, hatch="////", label="variant, not kept"))
     dot: dict[str, Any] = {"color": "none", "markerfacecolor": "white", "markeredgecolor": INK}

@@ -45,7 +45,7 @@ def write_page(
     text = environment.get_template("page.html.j2").render(
         title=title,
         notes=notes,
-        figure=page_plots.shapley_figure(shapley, _describe_shapley(shapley_lines))
+        figure=page_plots.shapley_figure(shapley, study.roadmap, _describe_shapley(shapley_lines))
         if shapley_lines
         else page_plots.study_figure(study, _describe_figure(lines)),
         caption=_caption(study, shapley_lines),

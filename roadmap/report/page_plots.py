@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 from matplotlib.ticker import MaxNLocator
 
 from roadmap.analysis.table import Records, Study
+from roadmap.config.roadmaps import Roadmap
 from roadmap.report import figures
 from roadmap.report.figures import ERROR, FAINT, INK
 
@@ -36,9 +37,9 @@ def study_figure(study: Study, description: str) -> Markup:
     return _embed_figure(lambda path: figures.draw_study(study, "", [path]), description)
 
 
-def shapley_figure(values: pd.DataFrame, description: str) -> Markup:
+def shapley_figure(values: pd.DataFrame, roadmap: Roadmap, description: str) -> Markup:
     """Return the figure of an attribution study as SVG."""
-    return _embed_figure(lambda path: figures.draw_shapley(values, "", [path]), description)
+    return _embed_figure(lambda path: figures.draw_shapley(values, roadmap, "", [path]), description)
 
 
 def _embed_figure(draw: Callable[[Path], None], description: str) -> Markup:

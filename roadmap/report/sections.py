@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from roadmap.analysis.table import Records, Study
-from roadmap.config import paths
-from roadmap.config.steps import differing_transforms
+from roadmap.config.roadmaps import Roadmap
 from roadmap.models.structure import Layer, Structure
 from roadmap.records.record import COMPLETED, FORMAT
 from roadmap.report import diagrams, page_plots
@@ -48,6 +47,7 @@ class Section:
     parts: list[Part]
     costs: list[tuple[str, str, str, str]]  # header, before, after, relative change
     curves: list[Markup]
+    paper_section: str  # such as 2.6; empty if the change is in no paper
 
     @property
     def is_reference(self) -> bool:
@@ -110,16 +110,22 @@ def _make_section(i: int, study: Study, lines: Sequence[Line], structures: list[
         runs=runs,
         before=before,
         gain=gain_sentence(study, i),
-        configs=_config_files(other, first),
+        configs=_config_files(other, first, study.roadmap),
         changes=[] if other is None else _changed_fields(other, first),
         stages=_stages(other_structure, structure, first["config"]["data"]["image_size"]) if structure else [],
         parts=list(_parts(other_structure, structure)) if structure else [],
         costs=_costs({} if before is None else lines[before], lines[i]),
         curves=_curves(runs_with_curve, i) if runs_with_curve else [],
+        paper_section=_paper_section(str(lines[i]["section"]), study.roadmap),
     )
 
 
-def _config_files(before: dict[str, Any] | None, after: dict[str, Any]) -> list[tuple[str, str]]:
+def _paper_section(name: str, roadmap: Roadmap) -> str:
+    """Return the section if it has the number of a section of a paper; a roadmap may name its sections otherwise."""
+    return name if roadmap.has_papers_numbers and any(sign.isdigit() for sign in name) else ""
+
+
+def _config_files(before: dict[str, Any] | None, after: dict[str, Any], roadmap: Roadmap) -> list[tuple[str, str]]:
     """Return the config files of the transforms in which two networks differ; of a single network, of its last one.
 
     Runs of an earlier version may have used other files, so nothing is returned for their records.
@@ -129,17 +135,10 @@ def _config_files(before: dict[str, Any] | None, after: dict[str, Any]) -> list[
     names = [info["name"] for info in after["transforms"]]
     changes = [("", name) for name in names[-1:]]
     if before is not None:
-        added, removed = differing_transforms(names, [info["name"] for info in before["transforms"]])
+        added, removed = roadmap.differing(names, [info["name"] for info in before["transforms"]])
         changes = [*(("", name) for name in added), *(("removed: ", name) for name in removed)]
-    files: list[tuple[str, str]] = []
-    for prefix, name in changes:
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):  # cannot be the name of a file
-            continue
-        for path in (paths.CONF / kind / f"{name}.yaml" for kind in ("transform", "ingredient")):
-            if path.is_file():
-                title = f"{prefix}conf/{path.parent.name}/{path.name}"
-                files.append((title, path.read_text(encoding="utf-8", errors="replace").strip()))
-    return files
+    files = [(prefix, roadmap.transforms[name]) for prefix, name in changes if name in roadmap.transforms]
+    return [(f"{prefix}conf/{file.group}/{file.name}.yaml", file.text.strip()) for prefix, file in files]
 
 
 def _changed_fields(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from roadmap.analysis import published, statistics
-from roadmap.analysis.agreement import Agreement, agreement, resolved_by_paper
+from roadmap.analysis import statistics
+from roadmap.analysis.agreement import Agreement, agreement, resolved_by_reference
 from roadmap.analysis.comparison import compare_gains, comparison_sentence, study_gains
 from roadmap.analysis.statistics import GAIN, LOSS, NOT_RESOLVED, Comparison
 from roadmap.analysis.table import Records, Study
 from roadmap.config.names import one_line
+from roadmap.config.reference import ReferenceTable
 from roadmap.config.schedule import REFERENCE_EPOCHS
 from roadmap.records.record import COMPLETED
 from roadmap.report.columns import format_interval
@@ -64,7 +65,8 @@ def notes(study: Study) -> list[str]:
     images = ", ".join(f"{count:,} held-out training images" if count else "the test set" for count in holdouts)
     lines.append(
         f"top-1: accuracy on {images} after the last epoch, mean ± standard deviation over seeds. GMACs: multiply-adds"
-        " / 1e9 of convolutions and linear layers for one image. The paper's numbers are for ImageNet-1K."
+        " / 1e9 of convolutions and linear layers for one image."
+        + (" The paper's numbers are for ImageNet-1K." if study.roadmap.has_papers_numbers else "")
     )
     if "ema_top1_mean" in study.table:
         lines.append(
@@ -77,9 +79,9 @@ def notes(study: Study) -> list[str]:
     devices = {tuple(filter(None, (r["device"]["name"], r["device"]["precision"]))) for r in records if r.get("device")}
     if any(devices):  # a run that failed early has no device name
         lines.append(f"Trained on {'; '.join(sorted(', '.join(device) for device in devices if device))}.")
-    rows = {(record["config"]["base"]["paper_table"], record["name"]) for record in records}
-    if any((10, step) in rows for _, step in published.MISPRINTS):
-        lines.append(published.MISPRINT_NOTE)
+    shown = {(record["config"]["base"]["paper_table"], record["name"]): None for record in records}
+    rows = [study.roadmap.reference(table).row(name) for table, name in shown]
+    lines += dict.fromkeys(row.note for row in rows if row is not None and row.note)
     return lines + study.problems
 
 
@@ -196,23 +198,25 @@ def setting_sentences(study: Study) -> list[str]:
 
 
 def agreement_sentences(study: Study) -> list[str]:
-    """Return the agreement with the paper, for each setting that has at least three gains of Table 10 or 11."""
+    """Return the agreement with the published gains, for each setting that has at least three of them."""
     lines = []
     for setting in dict.fromkeys(row.setting for row in study.rows):
-        table, result = study_agreement(study, setting)
-        if result is None:
+        reference, result = study_agreement(study, setting)
+        if result is None or reference is None:
             continue
-        text = f"Agreement with the paper's Table {table}{f' ({setting})' if setting else ''}: "
+        text = f"Agreement with {reference.source}{f' ({setting})' if setting else ''}: "
         if result.steps:
-            text += f"of the {result.steps} steps that the paper's own numbers resolve, {result.same_sign} have the"
+            numbers = _reference_numbers(study)
+            text += f"of the {result.steps} steps that {numbers} resolve, {result.same_sign} have the"
             text += f" same sign here{_interval_note(f'{result.sign_low:.0%}', f'{result.sign_high:.0%}')}. "
-        text += f"Kendall's tau between the {result.all_steps} gains here and in the paper is {result.tau:.2f}"
+        published = "in the paper" if study.roadmap.has_papers_numbers else "the published ones"
+        text += f"Kendall's tau between the {result.all_steps} gains here and {published} is {result.tau:.2f}"
         text += f"{_interval_note(f'{result.tau_low:.2f}', f'{result.tau_high:.2f}')}. A random order of the steps has"
         text += f" a tau at least as far from zero with p = {result.tau_p:.2g}."
         if not math.isnan(result.tau_low):
             text += " The intervals are over seeds."
         lines.append(text)
-        if table is not None and (sentence := _steps_resolved_by_paper(study, setting, table)):
+        if sentence := _steps_resolved_by_reference(study, setting, reference):
             lines.append(sentence)
     return lines
 
@@ -221,12 +225,14 @@ def _interval_note(low: str, high: str) -> str:
     return "" if "nan" in low else f" (95 % interval {low} to {high})"
 
 
-def _steps_resolved_by_paper(study: Study, setting: str, table: int) -> str:
-    """Return which of the paper's resolved steps are resolved here, and with which sign; empty with too few seeds."""
+def _steps_resolved_by_reference(study: Study, setting: str, reference: ReferenceTable) -> str:
+    """Return which of the steps that the published numbers resolve are resolved here, and with which sign.
+
+    Empty with too few seeds.
+    """
     same_sign, opposite_sign, not_resolved = "the same sign", "the opposite sign", ""
     labels: dict[str, list[str]] = {same_sign: [], opposite_sign: [], not_resolved: []}
-    resolved, printed = resolved_by_paper(table), published.published_gains(table)
-    previous = published.previous_steps(table)
+    resolved, printed, previous = resolved_by_reference(reference), reference.gains, reference.previous_steps
     for row, other, comparison in zip(study.rows, study.against, study.comparisons, strict=True):
         if row.setting != setting or row.name not in resolved or other is None or comparison is None:
             continue
@@ -238,22 +244,25 @@ def _steps_resolved_by_paper(study: Study, setting: str, table: int) -> str:
         for group, names in labels.items()
         if names
     ]
-    return f"Steps that the paper's own numbers resolve: {'; '.join(parts)}." if parts else ""
+    return f"Steps that {_reference_numbers(study)} resolve: {'; '.join(parts)}." if parts else ""
 
 
-def study_agreement(study: Study, setting: str = "") -> tuple[int | None, Agreement | None]:
-    """Return the number of the paper's table and the agreement of the study's gains with it.
+def _reference_numbers(study: Study) -> str:
+    return "the paper's own numbers" if study.roadmap.has_papers_numbers else "the published numbers"
 
-    The agreement is None if the study has a design, no table of the paper, or fewer than three of its gains.
+
+def study_agreement(study: Study, setting: str = "") -> tuple[ReferenceTable | None, Agreement | None]:
+    """Return the reference table of the study's base and the agreement of the study's gains with it.
+
+    The agreement is None if the study has a design, no reference table, or fewer than three of its gains.
     """
     rows = {row.name: row for row in study.rows if row.setting == setting and row.completed}
     if study.manifest.design != "grid" or not rows:
         return None, None
     table = next(iter(rows.values())).records[0]["config"]["base"]["paper_table"]
-    if table not in published.TABLES_BY_NUMBER:
-        return None, None
-    steps = published.adopted_steps(table)
-    return table, agreement({name: statistics.as_array(rows[name].top1) for name in steps if name in rows}, table)
+    reference = study.roadmap.reference(table)
+    accuracies = {name: statistics.as_array(rows[name].top1) for name in reference.steps if name in rows}
+    return reference, agreement(accuracies, reference)
 
 
 def shapley_sentences(study: Study, values: pd.DataFrame) -> list[str]:

@@ -38,12 +38,14 @@ def write_report(
     structure_of: StructureOf | None = None,
     runs: Mapping[str, Sequence[str]] | None = None,
     width: int | None = None,
+    roadmap: str | None = None,
 ) -> str:
     """Write the report of the study in `folder` to the folder `to`; return the tables, the notes and the paths as text.
 
     `structure_of` returns the structure of a network from the fields in a record's `config["network"]`, or None for a
     reference network; `roadmap.models.inspection.structure_of_config` does. The page draws the networks with it.
-    Without it, the page has no diagrams. With `runs` (see `read_study`) the report covers only these runs. `width` is
+    Without it, the page has no diagrams. With `runs` and `roadmap` (see `read_study`) the report covers only
+    these runs. `width` is
     the width of the returned tables, by default that of the terminal.
 
     Raises SpecError if the study has no records, and OSError with the path `to` if the report cannot be written; then
@@ -51,7 +53,7 @@ def write_report(
     """
     from roadmap.report import figures, page
 
-    study = read_study(folder, runs)
+    study = read_study(folder, runs, roadmap)
     if runs is not None:  # the other commands of the study did not ask for these runs
         study = replace(study, manifest=replace(study.manifest, commands=[command_line()]))
     values = shapley_values(study)
@@ -77,7 +79,7 @@ def write_report(
         if len(values):
             written.append(new / "attribution.csv")
             write_csv(values, written[-1])
-            figures.draw_shapley(values, title, images)
+            figures.draw_shapley(values, study.roadmap, title, images)
         else:
             figures.draw_study(study, title, images)
         md.write_text("\n".join(markdown_parts), encoding="utf-8")

@@ -7,6 +7,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -16,11 +17,13 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from roadmap.config.compose import to_spec
+from roadmap.config import paths
 from roadmap.config.designs import Layout, overrides_of, reference_overrides, study_layout
 from roadmap.config.limits import MAX_SWEEP_RUNS, check_limits, check_number
+from roadmap.config.network_composer import NetworkComposer
+from roadmap.config.overrides import check_files
+from roadmap.config.roadmaps import Roadmap, load_roadmap
 from roadmap.config.schema import DesignSpec, RunSpec, SpecError
-from roadmap.config.steps import all_transforms, check_files, sort_transforms
 from roadmap.config.validation import validate_design
 from roadmap.records.manifest import NETWORK_GROUPS, setting_overrides
 from roadmap.records.record import run_folder
@@ -37,7 +40,8 @@ def plan_runs(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
     design_spec = cast(DesignSpec, OmegaConf.to_object(config.design))
     check_limits(design_spec, "design.")
     validate_design(design_spec)
-    layout = study_layout(design_spec)
+    roadmap = load_roadmap(config.roadmap)
+    layout = study_layout(design_spec, roadmap)
     network_prefixes = tuple(f"+{group}=" for group in NETWORK_GROUPS)
     own_network = next((override for override in arguments if override.startswith(network_prefixes)), None)
     if layout.members and own_network is not None:
@@ -45,8 +49,8 @@ def plan_runs(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
         raise SpecError(
             f"{own_network}: design.name={design} chooses the networks itself; set design.full=STEP for another network"
         )
-    networks = [overrides_of(member.transforms) for member in layout.members] or [[]]
-    composer = _Composer(config, loader)
+    networks = [overrides_of(member.transforms, roadmap) for member in layout.members] or [[]]
+    composer = _Composer(config, loader, roadmap)
     runs: dict[Path, PlannedRun] = {}
     combinations = expand_sweep(OverridesParser.create(config_loader=loader).parse_overrides(list(arguments)))
     if len(networks) * len(combinations) > MAX_SWEEP_RUNS:
@@ -57,14 +61,14 @@ def plan_runs(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
         requested = [[*network, *overrides] for network in networks]
         if config.reference is not None:
             others = [override for override in overrides if not override.startswith(network_prefixes)]
-            requested.append([*reference_overrides(config.reference), *others])
+            requested.append([*reference_overrides(config.reference, roadmap), *others])
         for combination in requested:
             spec = composer.compose(combination)
-            runs.setdefault(run_folder(spec), PlannedRun(spec, combination))
+            runs.setdefault(run_folder(spec), PlannedRun(spec, combination, folders=paths.own_arguments()))
     if not runs:
         raise HydraException("the sweep is empty: a glob(...) or range(...) matched nothing")
     _check_common_fields(list(runs.values()))
-    position = sort_transforms(list(all_transforms())).index
+    position = roadmap.sort(roadmap.transforms).index
     planned = _with_settings(list(runs.values()))
     return sorted(planned, key=lambda run: (run.spec.seed, [position(name) for name in run.spec.transforms])), layout
 
@@ -89,18 +93,20 @@ def expand_sweep(overrides: Sequence[Override]) -> list[list[str]]:
 
 
 class _Composer:
-    """Composes runs; runs that differ only in their seed are composed once, because composing is slow."""
+    """Composes runs; runs that differ only in their seed are composed once."""
 
-    def __init__(self, config: DictConfig, loader: ConfigLoader) -> None:
-        self.config, self.loader = config, loader
+    def __init__(self, config: DictConfig, loader: ConfigLoader, roadmap: Roadmap) -> None:
+        self.roadmap = roadmap
+        self.networks = NetworkComposer(partial(loader.load_sweep_config, config), roadmap)
         self.composed: dict[tuple[str, ...], RunSpec] = {}
 
     def compose(self, overrides: list[str]) -> RunSpec:
         seeds = [override for override in overrides if re.fullmatch("seed=[0-9]+", override)]
         others = tuple(override for override in overrides if override not in seeds)
-        check_files(overrides)
+        for override in overrides:
+            check_files(override, self.roadmap)
         if len(seeds) != 1 or "${" in "".join(others) or others not in self.composed:
-            self.composed[others] = to_spec(self.loader.load_sweep_config(self.config, overrides))
+            self.composed[others] = self.networks.compose(overrides)
         spec = copy.deepcopy(self.composed[others])
         if seeds:
             spec.seed = int(seeds[0].removeprefix("seed="))

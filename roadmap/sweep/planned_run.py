@@ -5,8 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import NamedTuple
 
-from roadmap.config.schema import RunSpec
-from roadmap.config.steps import name_of_transforms
+from roadmap.config.schema import DEFAULT_ROADMAP, RunSpec
 
 
 class PlannedRun(NamedTuple):
@@ -15,15 +14,17 @@ class PlannedRun(NamedTuple):
     spec: RunSpec
     overrides: list[str]
     setting: tuple[str, ...] = ()  # overrides that distinguish it from other runs of its network and seed in the sweep
+    folders: tuple[str, ...] = ()  # arguments of the command line that choose the user's folders of configs
 
     @property
     def title(self) -> str:
         """The run's name in messages, as `gelu budget.epochs=3 seed=0`."""
-        return " ".join([name_of_transforms(list(self.spec.transforms)), *self.setting, f"seed={self.spec.seed}"])
+        return " ".join([self.spec.name, *self.setting, f"seed={self.spec.seed}"])
 
     @property
     def command(self) -> str:
         """The command that makes this run alone; it is stored in the record."""
-        # rewrite_study_override in config.compose turned study=NAME into a choice of the group `study`
+        # rewrite_study_override in config.overrides turned study=NAME into a choice of the group `study`
         overrides = [override.replace("+study=named_", "study=") for override in self.overrides]
-        return shlex.join(["python", "run_roadmap.py", *overrides])
+        roadmap = [f"roadmap={self.spec.roadmap}"] if self.spec.roadmap != DEFAULT_ROADMAP else []
+        return shlex.join(["python", "run_roadmap.py", *self.folders, *roadmap, *overrides])

@@ -43,7 +43,8 @@ def check_specs(specs: Sequence[RunSpec]) -> None:
     for spec in specs:
         batches = (spec.recipe.batch_size, spec.recipe.norm_batch_size, spec.accumulate, spec.network.has_batch_norm)
         checked_fields = (spec.data, spec.budget, *batches, spec.device)
-        distinct[repr((*checked_fields, spec.weights and spec.network))] = spec
+        needs_network = spec.weights or spec.network.user_classes
+        distinct[repr((*checked_fields, spec.weights, needs_network and spec.network))] = spec
     # In a process of the fork server, which imports torch once for this check and for all runs.
     with ProcessPoolExecutor(1, mp_context=process_context(), initializer=unblock_signals) as pool:
         try:

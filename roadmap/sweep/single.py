@@ -7,9 +7,8 @@ from typing import Any
 from roadmap.config.choices import Design
 from roadmap.config.designs import Layout
 from roadmap.config.schema import SpecError
-from roadmap.config.steps import note_on_names
-from roadmap.records.manifest import add_runs, read_manifest
-from roadmap.records.record import COMPLETED, finished_record, read_record, run_folder, study_folder
+from roadmap.records.manifest import add_runs, check_study
+from roadmap.records.record import COMPLETED, finished_record, read_record, run_folder
 from roadmap.runtime import lock
 from roadmap.runtime.logs import logger
 from roadmap.runtime.signals import Stopped
@@ -38,12 +37,10 @@ def run_single(run: PlannedRun) -> None:
     if spec.design.name is not Design.grid:
         name = spec.design.name.value
         raise SpecError(f"design.name={name}: needs a study, as +study={name}")
-    if (note := note_on_names([spec.transforms])) is not None:
-        logger.info(note)
     if spec.plan:
         logger.info(estimate_runtime([run], place_alone(run)))
         return
-    read_manifest(study_folder(spec))  # raises SpecError for a damaged study.json, before the training
+    check_study(spec)  # raises SpecError before the training
     folder = run_folder(spec)
     record = None if spec.force or is_distributed() else finished_record(spec)
     if record is not None:

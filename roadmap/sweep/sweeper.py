@@ -16,7 +16,6 @@ from omegaconf import DictConfig
 
 from roadmap.config.designs import Layout
 from roadmap.config.schema import RunSpec, SpecError
-from roadmap.config.steps import note_on_names
 from roadmap.models.structure import Structure
 from roadmap.records.manifest import add_runs, setting_overrides
 from roadmap.records.record import (
@@ -53,8 +52,6 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     runs, layout = plan_runs(config, loader, arguments)
     first = runs[0].spec
     check_plan_device(first.plan_device)
-    if (note := note_on_names(run.spec.transforms for run in runs)) is not None:
-        logger.info(note)
     launcher = launcher_of(config)
     if first.plan:
         logger.info(estimate_runtime(runs, on_cluster=launcher is not None))
@@ -111,7 +108,7 @@ def write_study_report(runs: Sequence[PlannedRun]) -> str | None:
             return pool.submit(_structure_of_config, config).result()
 
         try:
-            logger.info(write_report(folder, to, structure_of, own))
+            logger.info(write_report(folder, to, structure_of, own, roadmap=spec.roadmap))
         except SpecError as error:  # no run left a record
             return f"no report: {error}"
         except OSError as error:

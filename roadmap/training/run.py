@@ -25,7 +25,7 @@ from roadmap.data.images import BadImageError
 from roadmap.data.loaders import train_loader
 from roadmap.data.sampling import BatchSplit
 from roadmap.models import weights
-from roadmap.models.complexity import measure_cost
+from roadmap.models.complexity import check_user_classes, measure_cost
 from roadmap.models.network import build_network
 from roadmap.records.record import (
     COMPLETED,
@@ -253,6 +253,7 @@ def _write_record_last(folder: Path, record: dict[str, Any]) -> None:
 def check(spec: RunSpec) -> None:
     """Raise SpecError if the device, the data or the weights do not fit the spec. Nothing is trained or written."""
     choose_device(spec.device, spec.precision)
+    check_user_classes(spec.network, spec.data.image_size)
     splits = datasets.load(spec.data, spec.budget)
     schedule = make_schedule(spec.recipe, spec.budget, len(splits.train))  # type: ignore[arg-type]
     split = BatchSplit.of(spec, schedule.batch_size, current_world(), spec.accumulate or 1)

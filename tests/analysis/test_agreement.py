@@ -11,21 +11,24 @@ import pytest
 from scipy import stats
 
 from roadmap.analysis import agreement as agreement_module
-from roadmap.analysis import published
-from roadmap.analysis.agreement import agreement, order_p, resolved_by_paper
+from roadmap.analysis.agreement import agreement, order_p, resolved_by_reference
+from roadmap.config.roadmaps import load_roadmap
+
+TABLE_10, TABLE_11 = (load_roadmap().reference(table) for table in (10, 11))
 
 
 def printed_top1() -> dict[str, float]:
     """The accuracies of Table 10."""
-    return {row.step: row.top1 for row in published.published_rows(10) if row.adopted}
+    rows = {row.step: row.top1 for row in TABLE_10.rows if row.step in TABLE_10.steps}
+    return {step: top1 for step, top1 in rows.items() if top1 is not None}
 
 
 def test_steps_that_the_paper_itself_resolves() -> None:
     """Welch and Holm on Table 10's printed means and deviations; Table 11 prints no deviations."""
     unresolved = {"patchify_stem", "gelu", "fewer_norms", "layer_norm"}
-    assert resolved_by_paper(10) == published.published_gains(10).keys() - unresolved - {"training_recipe"}
-    assert resolved_by_paper(11) == set()
-    assert published.published_gains(10)["training_recipe"] == pytest.approx(2.69)
+    assert resolved_by_reference(TABLE_10) == TABLE_10.gains.keys() - unresolved - {"training_recipe"}
+    assert resolved_by_reference(TABLE_11) == set()
+    assert TABLE_10.gains["training_recipe"] == pytest.approx(2.69)
 
 
 def test_p_of_an_order_counts_the_orders() -> None:
@@ -45,16 +48,16 @@ def test_p_of_an_order_counts_the_orders() -> None:
 
 def test_agreement_of_known_cases() -> None:
     printed = printed_top1()
-    same = agreement({step: np.full(5, top1) for step, top1 in printed.items()}, 10)
+    same = agreement({step: np.full(5, top1) for step, top1 in printed.items()}, TABLE_10)
     assert same is not None and (same.steps, same.same_sign, same.all_steps) == (8, 8, 13)
     assert (same.tau, same.tau_low, same.tau_high, same.sign_low) == pytest.approx((1.0, 1.0, 1.0, 1.0))
-    opposite = agreement({step: np.full(5, -top1) for step, top1 in printed.items()}, 10)
+    opposite = agreement({step: np.full(5, -top1) for step, top1 in printed.items()}, TABLE_10)
     assert opposite is not None and opposite.same_sign == 0 and opposite.tau == pytest.approx(-1.0)
     assert same.tau_p == opposite.tau_p < 1e-5
-    constant = agreement({step: np.full(5, 50.0) for step in printed}, 10)
+    constant = agreement({step: np.full(5, 50.0) for step in printed}, TABLE_10)
     assert constant is not None and (constant.tau, constant.same_sign, constant.tau_p) == (0.0, 0, 1.0)
-    assert agreement({"layer_norm": np.ones(5), "gelu": np.ones(5), "baseline": np.ones(5)}, 10) is None
-    one_seed = agreement({step: np.array([top1]) for step, top1 in printed.items()}, 10)
+    assert agreement({"layer_norm": np.ones(5), "gelu": np.ones(5), "baseline": np.ones(5)}, TABLE_10) is None
+    one_seed = agreement({step: np.array([top1]) for step, top1 in printed.items()}, TABLE_10)
     assert one_seed is not None and one_seed.tau == pytest.approx(1.0) and math.isnan(one_seed.tau_low)
 
 
@@ -72,7 +75,7 @@ def test_the_interval_is_as_wide_as_the_spread_of_tau(
     taus: list[float] = []
     widths: list[float] = []
     for _ in range(studies):
-        result = agreement({step: top1 + generator.normal(0, 1, 5) for step, top1 in printed.items()}, 10)
+        result = agreement({step: top1 + generator.normal(0, 1, 5) for step, top1 in printed.items()}, TABLE_10)
         assert result is not None
         taus.append(result.tau)
         widths.append(result.tau_high - result.tau_low)

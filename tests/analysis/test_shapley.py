@@ -10,6 +10,7 @@ from roadmap.analysis.shapley import shapley_values
 from roadmap.analysis.table import read_study
 from roadmap.config.choices import Design
 from roadmap.config.designs import Layout, overrides_of, study_layout
+from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schema import DesignSpec, RunSpec
 from roadmap.records.manifest import add_runs
 from roadmap.records.record import run_folder
@@ -21,7 +22,7 @@ VALUES = {"training_recipe": 3.0, "stage_ratio": 1.0, "patchify_stem": -0.5, "de
 
 @pytest.fixture
 def layout() -> Layout:
-    return study_layout(DesignSpec(Design.attribution, full="depthwise_conv", orders=4))
+    return study_layout(DesignSpec(Design.attribution, full="depthwise_conv", orders=4), load_roadmap())
 
 
 @pytest.fixture
@@ -31,7 +32,12 @@ def specs(layout: Layout, tmp_path: Path) -> list[RunSpec]:
     for member in layout.members:
         for seed in (0, 1):
             top1 = 50 + sum(VALUES[name] for name in member.transforms) + seed
-            overrides = (*overrides_of(member.transforms), f"seed={seed}", "study=game", "design.name=attribution")
+            overrides = (
+                *overrides_of(member.transforms, load_roadmap()),
+                f"seed={seed}",
+                "study=game",
+                "design.name=attribution",
+            )
             specs.append(write_run(tmp_path, top1, *overrides))
     add_runs([(spec, []) for spec in specs], layout)
     return specs

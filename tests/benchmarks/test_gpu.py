@@ -34,7 +34,7 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(gpu, "rate", iterate)
     monkeypatch.setattr(gpu, "NUM_PHOTOGRAPHS", 10)
     # PyTorch 2.15's oneDNN corrupts memory in the strided 1x1 convolutions of the steps between, if they are narrow.
-    monkeypatch.setattr(gpu, "step_names", lambda: ["separate_downsampling"])
+    monkeypatch.setattr(gpu, "load_roadmap", lambda: argparse.Namespace(step_names=["separate_downsampling"]))
     yield
     cpu_kernels.enable(True)
 

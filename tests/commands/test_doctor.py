@@ -138,7 +138,7 @@ def test_old_and_missing_packages_are_errors(facts: dict[str, Any], monkeypatch:
     assert found["packages/not-a-package"]["value"] == "not installed"
 
 
-@pytest.mark.parametrize("group", ["transform", "step", "recipe", "."])
+@pytest.mark.parametrize("group", ["transform", "roadmap", "recipe", "."])
 def test_a_damaged_config_is_a_warning_with_its_name(
     group: str, facts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

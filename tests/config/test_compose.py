@@ -11,16 +11,16 @@ from hydra.core.global_hydra import GlobalHydra
 
 from roadmap.config.compose import compose
 from roadmap.config.paths import CONF
+from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schema import SpecError
-from roadmap.config.steps import all_steps, name_of_transforms
 from tests.conftest import TINY, CommandLine
 
 
 def test_a_step_a_transform_and_fields_compose() -> None:
     spec = compose("+step=gelu", "+transform=[layer_norm]", "network.width=40", "seed=7", "data=cifar10")
-    assert list(spec.transforms) == [*all_steps()["gelu"].transforms, "layer_norm"]
+    assert list(spec.transforms) == [*load_roadmap().steps["gelu"].transforms, "layer_norm"]
     assert (spec.network.width, spec.seed, spec.data.name, spec.recipe.name) == (40, 7, "cifar10", "modern")
-    assert name_of_transforms(list(spec.transforms)).endswith("gelu+layer_norm")
+    assert spec.name.endswith("gelu+layer_norm")
 
 
 def test_study_sets_the_name_of_the_study() -> None:
@@ -44,7 +44,7 @@ def test_compose_restores_a_running_hydra_application() -> None:
 
 UNKNOWN_OR_MISTYPED = [
     (("+step=gelo",), "step=gelo: unknown; did you mean gelu?"),
-    (("+transform=[gelu,nothing]",), "transform=nothing: unknown; use one of depthwise_conv, fewer_activations"),
+    (("+transform=[gelu,nothing]",), "transform=nothing: unknown; use one of deep_stem, depthwise_conv"),
     (("+study=nothing",), "study=nothing: unknown"),
     (("base=resnet51",), "base=resnet51: unknown; did you mean resnet50?"),
     (("data=mnist",), "data=mnist: unknown"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from roadmap.config.steps import all_steps, all_transforms, ordered_steps
+from roadmap.config.roadmaps import load_roadmap
 from tests.conf_files import copy_conf, forget_files
 from tests.helpers import Result, call_main
 
@@ -51,11 +51,15 @@ DAMAGED = {
     "label with a new line": (ENTRY.replace("my label", '"a\\nb"'), "must be 1 to 80 printable characters in one line"),
     "label is long": (ENTRY.replace("my label", "x" * 81), "must be 1 to 80 printable characters in one line"),
     "label is blank": (ENTRY.replace("my label", "' '"), "must be 1 to 80 printable characters in one line"),
-    "section is a number": (ENTRY.replace("my label", "x, section: 2.6"), "section=2.6: must be text, in quotes"),
+    "section": (ENTRY.replace("my label", "x, section: 2.6"), "section=2.6: the roadmap has its sections"),
     "needs is a word": (ENTRY.replace("my label", "x, needs: gelu"), "needs='gelu': must be a list of the names"),
     "needs nothing known": (ENTRY.replace("my label", "x, needs: [nothing]"), "needs nothing, which is no file in"),
     "needs itself": (ENTRY.replace("my label", "x, needs: [mine]"), "must be a list of the names of other transforms"),
-    "variant is a word": (ENTRY.replace("my label", "x, variant: maybe"), "variant='maybe': must be true or false"),
+    "variant": (ENTRY.replace("my label", "x, variant: true"), "variant=True: the roadmap has its variants"),
+    "reference is a word": (
+        ENTRY.replace("my label", "x, reference: maybe"),
+        "reference='maybe': must be true or false",
+    ),
     "defaults is a word": (ENTRY + "defaults: gelu\n", "defaults must be a list"),
     "includes itself": (ENTRY + "defaults: [/transform/mine]\n", "includes itself; remove /transform/mine"),
 }
@@ -70,68 +74,38 @@ def test_a_damaged_transform_gives_a_one_line_error_with_its_name(damage: str, c
 
 def test_a_damaged_file_does_not_affect_commands_that_do_not_use_it(conf: Path) -> None:
     write_mine(conf, DAMAGED["typo"][0])
-    (conf / "step" / "other.yaml").write_bytes(bytes(range(128, 256)))
+    (conf / "roadmap" / "other.yaml").write_bytes(bytes(range(128, 256)))
     assert call_main("+step=grn", "plan=true", "plan_device=none").code == 0
     assert call_main("+step=gelu", "+transform=[layer_norm]", "--cfg", "job").code == 0
     assert call_main("-m", "+step=grn", "study=two", "plan=true", "plan_device=none").code == 0
-    assert ordered_steps()[-1].name == "grn"
-    assert "mine" not in all_transforms() and "other" not in all_steps()
+    assert load_roadmap().step_names[-1] == "grn"
+    assert "mine" not in load_roadmap().transforms
 
 
-def test_a_note_says_that_a_damaged_step_may_change_a_name(conf: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The nearest step gives a network its name, so that the run of a network that is no step may get another name."""
-    (conf / "step" / "other.yaml").write_text(HEADER + "defaults: [\n")
-    note = "note: conf/step/other.yaml: is not valid YAML in line 3 "
-    for arguments in (("+step=gelu", "+transform=[grn]"), ("-m", "+step=gelu", "+transform=[grn]", "seed=0,1")):
-        caplog.clear()
-        assert call_main(*arguments, "plan=true", "plan_device=none").code == 0
-        line = caplog.messages[0].replace(f"{conf.parent}/", "")
-        assert line.startswith(note) and "a network may have another name" in line
-    caplog.clear()
-    assert call_main("+step=gelu", "plan=true", "plan_device=none").code == 0 and "note" not in caplog.text
-
-
-def test_a_step_with_a_damaged_transform_is_refused_in_a_study_that_uses_it(conf: Path) -> None:
-    write_mine(conf, DAMAGED["typo"][0])
-    study = "study: two\nhydra: {mode: MULTIRUN, sweeper: {params: {+step: 'glob(mi*)'}}}\n"
-    (conf / "study" / "two.yaml").write_text(HEADER + study)
-    (conf / "step" / "mine.yaml").write_text(HEADER + "defaults: [gelu, /transform/mine]\n")
+def test_a_damaged_transform_affects_the_steps_that_include_it_only(conf: Path) -> None:
+    (conf / "transform" / "gelu.yaml").write_text(ENTRY + "network: {width: 3\n")
     forget_files()
-    for arguments in (("+step=mine",), ("-m", "+step=gelu,mine"), ("+study=two",)):
+    study = "study: two\nhydra: {mode: MULTIRUN, sweeper: {params: {+step: 'glob(ge*)'}}}\n"
+    (conf / "study" / "two.yaml").write_text(HEADER + study)
+    for arguments in (("+step=gelu",), ("+step=layer_norm",), ("-m", "+step=baseline,gelu"), ("+study=two",)):
         assert_refused(
             call_main(*arguments, "seed=0", "plan=true", "plan_device=none"),
-            "transform/mine.yaml: ",
+            "transform/gelu.yaml: ",
             "is not valid YAML",
         )
-
-
-STEPS = {
-    "itself": ("defaults: [mine]\n", "step/mine.yaml: includes itself (mine -> mine); correct its defaults"),
-    "a circle": ("defaults: [circle]\n", "includes itself (mine -> circle -> mine)"),
-    "an unknown step": ("defaults: [nothing]\n", "step/mine.yaml: includes nothing, which is not in conf/step"),
-    "an unknown transform": ("defaults: [/transform/no]\n", "includes no, which is not in conf/transform"),
-    "two steps": ("defaults: [gelu, grn]\n", "step/mine.yaml: includes more than one step (gelu, grn)"),
-}
-
-
-@pytest.mark.parametrize("includes", STEPS)
-def test_a_step_that_includes_itself_or_an_unknown_file_is_refused(includes: str, conf: Path) -> None:
-    content, message = STEPS[includes]
-    (conf / "step" / "mine.yaml").write_text(HEADER + content)
-    (conf / "step" / "circle.yaml").write_text(HEADER + "defaults: [mine]\n")
-    assert_refused(call_main("+step=mine", "plan=true", "plan_device=none"), ".yaml: ", message)
-    assert call_main("+step=gelu", "plan=true", "plan_device=none").code == 0
+    for step in ("large_kernel", "kernel_11"):
+        assert call_main(f"+step={step}", "plan=true", "plan_device=none").code == 0
+    assert_refused(call_main("+study=leave_one_out", "plan=true"), "transform/gelu.yaml: ", "is not valid YAML")
 
 
 def test_a_file_name_with_other_characters_is_refused(conf: Path) -> None:
-    (conf / "step" / "my step.yaml").write_text(HEADER + "defaults: [gelu]\n")
+    (conf / "transform" / "my gelu.yaml").write_text(ENTRY.replace("mine", "my gelu"))
     assert call_main("+step=gelu", "plan=true", "plan_device=none").code == 0
-    for arguments in (("+step='my step'",), ("-m", "+step=glob(my*)")):
-        assert_refused(
-            call_main(*arguments, "plan=true", "plan_device=none"),
-            "my step.yaml",
-            "must be 1 to 64 ASCII letters, digits",
-        )
+    assert_refused(
+        call_main("+transform='my gelu'", "plan=true", "plan_device=none"),
+        "my gelu.yaml",
+        "must be 1 to 64 ASCII letters, digits",
+    )
 
 
 @pytest.mark.parametrize("group", ["study", "preset", "recipe"])

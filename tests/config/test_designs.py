@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,18 +10,19 @@ import pytest
 from roadmap.config.choices import Design
 from roadmap.config.compose import compose
 from roadmap.config.designs import Layout, Member, overrides_of, sampled_orders, study_layout
+from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schema import DesignSpec, SpecError
-from roadmap.config.steps import all_ingredients, all_steps
 
-CONVNEXT = all_steps()["separate_downsampling"].transforms
+ROADMAP = load_roadmap()
+CONVNEXT = ROADMAP.steps["separate_downsampling"].transforms
 
 
 def layout(name: Design, **fields: Any) -> Layout:
-    return study_layout(DesignSpec(name, **fields))
+    return study_layout(DesignSpec(name, **fields), ROADMAP)
 
 
 def assert_composes(member: Member) -> None:
-    spec = compose(*overrides_of(member.transforms))
+    spec = compose(*overrides_of(member.transforms, ROADMAP))
     assert set(spec.transforms) == set(member.transforms)
 
 
@@ -47,7 +49,7 @@ def test_add_one_in_adds_each_transform_and_those_that_it_needs() -> None:
 
 def test_the_design_recipe_adds_and_leaves_out_each_ingredient() -> None:
     members = layout(Design.recipe).members
-    assert len(members) == 2 + 2 * len(all_ingredients())
+    assert len(members) == 2 + 2 * len(ROADMAP.ingredients)
     assert {tuple(member.against) for member in members if member.against is not None} == {(), ("training_recipe",)}
 
 
@@ -59,7 +61,7 @@ def test_the_networks_of_a_design_compose(design: Design, every: int) -> None:
 
 
 def test_all_ingredients_together_are_the_enhanced_recipe() -> None:
-    everything = compose(f"+ingredient=[{','.join(all_ingredients())}]", "base=micro")
+    everything = compose(f"+ingredient=[{','.join(ROADMAP.ingredients)}]", "base=micro")
     enhanced = compose("+step=training_recipe", "base=micro")
     everything.recipe.name = enhanced.recipe.name
     assert everything.recipe == enhanced.recipe and everything.network == enhanced.network
@@ -67,8 +69,16 @@ def test_all_ingredients_together_are_the_enhanced_recipe() -> None:
 
 def test_each_ingredient_changes_the_recipe() -> None:
     baseline = compose("base=micro").recipe
-    for name in all_ingredients():
+    for name in ROADMAP.ingredients:
         assert compose(f"+ingredient=[{name}]", "base=micro").recipe != baseline, name
+
+
+def test_a_network_is_selected_by_its_step_only_if_it_is_that_step() -> None:
+    """The name of a network may look like that of a step."""
+    step = ROADMAP.steps["gelu"]
+    named = replace(ROADMAP, file=replace(ROADMAP.file, steps={**ROADMAP.file.steps, "gelu-large_kernel": step}))
+    names = [name for name in step.transforms if name != "large_kernel"]
+    assert overrides_of(names, named) == [f"+transform=[{','.join(names)}]"]
 
 
 def test_sampled_orders_are_followed_by_their_reverse() -> None:

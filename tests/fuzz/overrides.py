@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from roadmap.config import schema
 from roadmap.config.paths import CONF
+from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schema import RunSpec
 
 GROUPS = {
     group.name: sorted(path.stem for path in group.glob("*.yaml")) for group in sorted(CONF.iterdir()) if group.is_dir()
 }
+GROUPS["step"] = sorted(load_roadmap().steps)
 SECTIONS = ("network", "recipe", "budget", "data", "base", "design", "transforms", "hydra")
 
 # Values that have broken parsers, types, shells or paths before. An argument cannot contain a NUL.

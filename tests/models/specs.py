@@ -8,10 +8,10 @@ from functools import cache
 from typing import Any
 
 from roadmap.config.compose import compose
+from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schema import NetworkSpec, RunSpec
-from roadmap.config.steps import all_steps
 
-STEPS = [step for step in all_steps() if step != "resnextify"]  # an alias
+STEPS = [*load_roadmap().file.steps, *load_roadmap().file.variants]
 TINY: dict[str, Any] = {"depths": [1, 2, 1, 1], "width": 8, "num_classes": 5}
 
 

@@ -9,7 +9,7 @@ import timm.layers
 import torch
 from torch import nn
 
-from roadmap.models.drop_path import DropPath, draw_masks, replace_timm_drop_path
+from roadmap.models.drop_path import Dropout, DropPath, draw_masks, replace_timm_drop_path
 from roadmap.models.network import Network
 from tests.models.specs import TINY, network_spec
 
@@ -82,3 +82,43 @@ def test_timm_layers_are_replaced() -> None:
     model: Any = replace_timm_drop_path(nn.Sequential(nn.Identity(), nn.Sequential(timm.layers.DropPath(0.3))))
     layer = model[1][0]
     assert isinstance(layer, DropPath) and layer.rate == 0.3
+
+
+def dropout_mask(layer: Dropout, positions: torch.Tensor, epoch: int = 1, iteration: int = 7) -> torch.Tensor:
+    draw_masks(nn.Sequential(nn.Linear(1, 1), layer), 3, epoch, iteration, positions)
+    assert layer.factor is not None
+    return layer.factor.clone()
+
+
+def test_dropout_keeps_the_mean_and_does_nothing_in_evaluation() -> None:
+    layer, x = Dropout(0.25, 50).train(), torch.ones(400, 50)
+    torch.manual_seed(0)
+    for drawn in (False, True):
+        if drawn:
+            dropout_mask(layer, torch.arange(400))
+        result = layer(x)
+        assert result.unique().tolist() == pytest.approx([0, 4 / 3])
+        assert float(result.mean()) == pytest.approx(1, abs=4 * (1 / 3 / x.numel()) ** 0.5)
+    assert layer.eval()(x) is x
+
+
+def test_dropout_depends_on_the_position_in_the_batch() -> None:
+    layer = Dropout(0.5, 8)
+    whole = dropout_mask(layer, torch.arange(64))
+    halves = [dropout_mask(layer, positions) for positions in torch.arange(64).chunk(2)]
+    assert torch.equal(whole, torch.cat(halves))
+    assert torch.equal(whole, dropout_mask(layer, torch.arange(64)))
+    for changed in ({"epoch": 2}, {"iteration": 8}):
+        assert not torch.equal(whole, dropout_mask(layer, torch.arange(64), **changed))
+
+
+def test_dropout_acts_on_the_features_before_the_classifier() -> None:
+    network = Network(network_spec("separate_downsampling", **TINY, dropout=0.5)).train()
+    features: list[torch.Tensor] = []
+
+    def keep(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        features.append(inputs[0])
+
+    network.head.register_forward_pre_hook(keep)
+    network(torch.randn(4, 3, 32, 32))
+    assert 0.3 < (features[0] == 0).float().mean() < 0.7

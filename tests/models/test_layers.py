@@ -8,20 +8,20 @@ import pytest
 import torch
 from torch import nn
 
-from roadmap.config.choices import Activation, Norm
+from roadmap.config.choices import NORMS
 from roadmap.config.schema import NetworkSpec
 from roadmap.models.layers import GlobalResponseNorm, act, chain, conv, norm
-from roadmap.models.network import Block, Network
+from roadmap.models.network import Block, BlockSpec, Network
 from tests.models.specs import STEPS, TINY, network_spec
 
-RELU = NetworkSpec(activation=Activation.relu, **TINY)
+RELU = NetworkSpec(activation="relu", **TINY)
 
 
 def test_a_branch_that_starts_with_an_activation_keeps_the_shortcut() -> None:
     """The input of the branch is also the input of the shortcut; an in-place ReLU would overwrite it."""
     torch.manual_seed(0)
     spatial, last = conv(RELU, 32, 32, 3, normed=True), norm(RELU, 32)
-    block = Block(RELU, 32, 8, stride=1, drop_path=0.0)
+    block = Block(BlockSpec(RELU, 0, w_in=32, w_mid=8, w_out=32, stride=1, drop_path=0.0))
     block.branch = chain({"act": act(RELU), "spatial": spatial, "norm": last})
     block.eval()
     x = torch.randn(2, 32, 4, 4)
@@ -40,14 +40,14 @@ def test_an_activation_keeps_what_is_not_known_to_be_a_new_tensor(first: nn.Modu
     assert (layers(x) >= 0).all() and torch.equal(x, before)
 
 
-@pytest.mark.parametrize("kind", list(Norm))
-def test_an_activation_after_a_convolution_or_a_norm_works_in_place(kind: Norm) -> None:
-    spec = NetworkSpec(activation=Activation.relu, norm=kind, **TINY)
+@pytest.mark.parametrize("kind", NORMS)
+def test_an_activation_after_a_convolution_or_a_norm_works_in_place(kind: str) -> None:
+    spec = NetworkSpec(activation="relu", norm=kind, **TINY)
     layers: Any = chain(
         {"conv": conv(spec, 8, 8, 1, normed=False), "act": act(spec), "norm": norm(spec, 8), "end": act(spec)}
     )
     assert layers.act.inplace and layers.end.inplace
-    assert isinstance(act(NetworkSpec(activation=Activation.gelu)), nn.GELU)
+    assert isinstance(act(NetworkSpec(activation="gelu")), nn.GELU)
 
 
 @pytest.mark.parametrize("step", STEPS)

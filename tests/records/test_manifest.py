@@ -11,13 +11,14 @@ import pytest
 from roadmap.config.choices import Design
 from roadmap.config.compose import compose
 from roadmap.config.designs import Layout, study_layout
+from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schema import DesignSpec, SpecError
 from roadmap.records.manifest import add_runs, command_line, read_manifest
 from roadmap.records.record import run_name
 
 
 def layout(name: Design, **fields: Any) -> Layout:
-    return study_layout(DesignSpec(name, **fields))
+    return study_layout(DesignSpec(name, **fields), load_roadmap())
 
 
 def test_later_commands_add_runs_to_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from roadmap.analysis.table import COLUMNS as TABLE_COLUMNS
 from roadmap.analysis.table import EMA_COLUMNS, read_study
-from roadmap.config.steps import all_transforms
+from roadmap.config.roadmaps import load_roadmap
 from roadmap.report import columns, figures, page, writer
 from roadmap.report.columns import COLUMNS, NO_VALUE, Column
 from roadmap.report.formats import latex, markdown
@@ -73,5 +73,8 @@ def test_results_of_the_moving_average_have_columns_of_their_own(tmp_path: Path)
 
 
 def test_each_section_of_the_paper_has_a_colour() -> None:
-    sections = {info.section for info in all_transforms().values() if info.section}
-    assert sections <= figures.SECTIONS.keys() and "A.1" in sections
+    sections = load_roadmap().file.sections
+    colors = {name: section.color for name, section in sections.items()}
+    assert {colors[name] for name in ("2", "2.1", "A.1")} == {"#8c8c8c"}
+    others = [color for color in colors.values() if color != "#8c8c8c"]
+    assert len(set(others)) == len(others) == 5 and figures.BEYOND.color not in others

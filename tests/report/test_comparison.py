@@ -11,8 +11,8 @@ import pytest
 from roadmap.analysis.table import read_study
 from roadmap.commands.report import report_command
 from roadmap.config.designs import Layout
+from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schema import SpecError
-from roadmap.config.steps import step_names
 from roadmap.records.manifest import add_runs
 from roadmap.report.comparison import write_comparison
 from roadmap.report.wording import setting_sentences
@@ -42,7 +42,7 @@ def test_two_studies_are_compared(
     for data, values in top1.items():
         specs = []
         for seed in range(8):
-            for step, value in zip(step_names(), values, strict=False):
+            for step, value in zip(load_roadmap().step_names, values, strict=False):
                 overrides = (f"+step={step}", f"data={data}", f"seed={seed}", f"study={data}")
                 specs.append(write_run(tmp_path, 80 + value + 0.01 * seed * (1 + value), *overrides))
         add_runs([(spec, [f"data={data}"]) for spec in specs], Layout())

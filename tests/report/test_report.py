@@ -202,7 +202,7 @@ def test_labels_mark_what_the_paper_does_not_have(tmp_path: Path) -> None:
 
 
 def has_colour_of_beyond(svg: str) -> bool:
-    title, colour = figures.BEYOND
+    title, colour = figures.BEYOND.title, figures.BEYOND.color
     assert (colour in svg) is (title in svg)
     return colour in svg
 

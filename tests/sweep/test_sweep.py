@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from roadmap.config.steps import all_steps, ordered_steps
+from roadmap.config.roadmaps import load_roadmap
 from tests.conftest import TINY, CommandLine
 from tests.helpers import make_image_folder
 
@@ -64,11 +64,11 @@ def test_a_run_that_raises_shows_its_reason_and_is_retried(command_line: Command
 def test_the_roadmap_study_end_to_end(command_line: CommandLine, tmp_path: Path) -> None:
     done = command_line("+study=roadmap", *TINY, "seed=3")
     assert done.returncode == 0, done.stderr
-    names = [name for name in all_steps() if name != "resnextify"]
+    names = [name for name in load_roadmap().steps if name != "resnextify"]
     records = [json.loads(path.read_text()) for path in tmp_path.glob("experiments/runs/*/record.json")]
     assert sorted((record["name"], record["seed"]) for record in records) == sorted((name, 3) for name in names)
     table = pd.read_csv(tmp_path / "reports" / "roadmap" / "roadmap.csv")
-    assert table[~table["variant"]]["step"].tolist() == [step.name for step in ordered_steps()]
+    assert table[~table["variant"]]["step"].tolist() == load_roadmap().step_names
     assert table["step"].tolist()[7:12] == ["move_up_depthwise", "kernel_5", "large_kernel", "kernel_9", "kernel_11"]
     assert (table["n_seeds"] == 1).all() and (table["status"] == "completed").all()
     means, gains = table.set_index("step")["top1_mean"], table.set_index("step")["delta"]

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from roadmap.config.compose import compose
+from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schedule import make_schedule
 from roadmap.config.schema import RunSpec
-from roadmap.config.steps import all_transforms
 from roadmap.data.images import Batch
 from roadmap.models.network import Network
 from roadmap.training import recipe
@@ -155,4 +155,4 @@ def test_the_loss_smooths_labels_once() -> None:
 
 
 def test_the_training_recipe_is_a_config_group() -> None:
-    assert all_transforms()["training_recipe"].sets == {"recipe": "modern"}
+    assert load_roadmap().transforms["training_recipe"].choices == {"recipe": "modern"}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from roadmap.config.compose import compose
-from roadmap.config.steps import step_names
+from roadmap.config.roadmaps import load_roadmap, roadmap_names
 from roadmap.records.record import run_folder
 from tests.conftest import FAULTS
 from tests.helpers import make_image_folder
@@ -23,16 +23,19 @@ from tests.training.faults import IMAGE_FOLDER, LOADED, assert_same_results, kil
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("folder")]
 
 IN_FAST_SUITE = "gelu"  # has BatchNorm, whose statistics a checkpoint contains, and every augmentation
-CASES = [(IN_FAST_SUITE, 3), *(pytest.param(name, 6, marks=pytest.mark.slow) for name in step_names())]
+LAST_STEPS = {name: load_roadmap(name).step_names[-1] for name in roadmap_names()}
+NETWORKS = [*load_roadmap().step_names, *(f"{LAST_STEPS[name]} roadmap={name}" for name in LAST_STEPS)]
+CASES = [(IN_FAST_SUITE, 3), *(pytest.param(network, 6, marks=pytest.mark.slow) for network in dict.fromkeys(NETWORKS))]
 
 
-@pytest.mark.parametrize(("step", "max_kills"), CASES)
-def test_a_run_that_is_killed_several_times_ends_with_the_same_bits(step: str, max_kills: int) -> None:
-    uninterrupted = compose(f"+step={step}", *LOADED, "out=uninterrupted")
+@pytest.mark.parametrize(("network", "max_kills"), CASES)
+def test_a_run_that_is_killed_several_times_ends_with_the_same_bits(network: str, max_kills: int) -> None:
+    overrides = (*f"+step={network}".split(), *LOADED)
+    uninterrupted = compose(*overrides, "out=uninterrupted")
     record = start(uninterrupted).finish()
     assert record is not None and record["status"] == "completed", record
-    interrupted = compose(f"+step={step}", *LOADED, "checkpoint_steps=1", "out=interrupted")
-    assert kill_until_completed(interrupted, random.Random(step), max_kills) >= 2
+    interrupted = compose(*overrides, "checkpoint_steps=1", "out=interrupted")
+    assert kill_until_completed(interrupted, random.Random(network), max_kills) >= 2
     assert_same_results(interrupted, uninterrupted)
 
 

@@ -20,8 +20,8 @@ import torch
 
 from roadmap.analysis.table import analyze
 from roadmap.config.compose import compose
+from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schema import SpecError
-from roadmap.config.steps import all_steps
 from roadmap.data.images import BadImageError
 from roadmap.models.complexity import measure_cost
 from roadmap.records.manifest import Manifest
@@ -62,7 +62,9 @@ def test_a_run_leaves_a_record_and_is_skipped_the_next_time(command_line: Comman
     assert record.keys() >= FIELDS
     assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
     assert record["status"] == "completed" and record["name"] == "inverted_bottleneck"
-    assert [info["name"] for info in record["transforms"]] == list(all_steps()["inverted_bottleneck"].transforms)
+    assert [info["name"] for info in record["transforms"]] == list(
+        load_roadmap().steps["inverted_bottleneck"].transforms
+    )
     assert [row["epoch"] for row in record["curve"]] == [1, 2]
     assert all(math.isfinite(row["train_loss"]) for row in record["curve"])
     assert record["top1"] == record["curve"][-1]["test_top1"]  # of the last epoch, not of the best

@@ -1,0 +1,1 @@
+"""Layers for a roadmap from ResNet to a pre-activation ResNet."""
