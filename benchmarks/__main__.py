@@ -9,7 +9,6 @@
     python -m benchmarks gpu       # on one GPU: against timm, share of peak, several runs at once, torch.compile
     python -m benchmarks commit    # runs of this version against those of another commit (--commit)
 
-`stations` is an older name of `steps`.
 The output is Markdown, with a description of the machine. Ratios are minimum / median / maximum of the repeats. A
 measurement waits until other processes are quiet, and is repeated if they were not; the last line states their load.
 """
@@ -38,7 +37,6 @@ BENCHMARKS = {
     "peak": measure_share_of_peak,
     "study": compare_whole_study,
     "steps": measure_steps,
-    "stations": measure_steps,
     "kernels": measure_kernels,
     "compose": measure_composition,
     "gpu": measure_gpu,

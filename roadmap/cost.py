@@ -51,7 +51,7 @@ def cost_table(roadmap: Roadmap | None = None) -> pd.DataFrame:
 
 def _table_of(base: str) -> int | None:
     """Return base.paper_table of a base."""
-    path = next((path for path in paths.config_files("base") if path.stem == base), None)
+    path = paths.find_config("base", base)
     return read_yaml(path).get("paper_table") if path is not None else None
 
 

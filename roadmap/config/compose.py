@@ -101,9 +101,9 @@ def to_spec(config: DictConfig) -> RunSpec:
 def make_spec(config: DictConfig, transforms: dict[str, TransformInfo] | None = None) -> RunSpec:
     """Return the typed, complete and validated spec of a composed config without Hydra's own section.
 
-    `transforms` are those of the network, if the config does not have them.
-    Fields that only the data can determine (its number of classes) are filled in. The transforms are put in the order
-    of the roadmap, which also names the network. Raises SpecError or OmegaConf's errors.
+    `transforms` are those of the network, if the config does not have them. Fields that only the data can determine
+    (its number of classes) are filled in. The transforms are put in the order of the roadmap, which also names the
+    network. Raises SpecError or OmegaConf's errors.
     """
     _refuse_unknown_fields(config, RunSpec)
     spec = OmegaConf.to_object(config)

@@ -146,7 +146,7 @@ def _fields_set_by(overrides: Iterable[str]) -> tuple[_SetFields, set[str]]:
 def _content_of_file(group: str, name: str) -> list[tuple[str, Any]]:
     """Return the keys and values of a study or a preset, with those of the files that it includes."""
     node = ConfigStore.instance().repo.get(group, {}).get(f"{name}.yaml")
-    path = next((path for path in paths.config_files(group) if path.stem == name), None)
+    path = paths.find_config(group, name)
     if path is not None:
         content = read_yaml(path)
     elif node is not None:

@@ -169,7 +169,8 @@ def describe_study_sweep(overrides: Sequence[str]) -> list[str]:
     names = [o.removeprefix("+study=") for o in overrides if o.startswith("+study=")]
     if not names or names[-1] not in config_names("study"):
         return []
-    content = read_yaml(next(path for path in paths.config_files("study") if path.stem == names[-1]))
+    path = paths.find_config("study", names[-1])
+    content = read_yaml(path) if path is not None else {}
     params = ((content.get("hydra") or {}).get("sweeper") or {}).get("params") or {}
     lines = [f"+study={names[-1]} is a sweep: " + " ".join(f"'{key}={value}'" for key, value in params.items())]
     design = (content.get("design") or {}).get("name")

@@ -48,6 +48,11 @@ def config_files(group: str, ending: str = "yaml") -> list[Path]:
     return sorted({path.stem: path for path in _all_files(group, ending)}.values(), key=lambda path: path.stem)
 
 
+def find_config(group: str, name: str) -> Path | None:
+    """Return the file of a config, or None if there is none."""
+    return next((path for path in config_files(group) if path.stem == name), None)
+
+
 def _all_files(group: str, ending: str) -> Iterator[Path]:
     for folder in reversed(config_folders()):
         yield from (folder / group).glob(f"*.{ending}")

@@ -200,7 +200,7 @@ def load_roadmap(name: str = DEFAULT_ROADMAP, own_files: Mapping[str, str] | Non
 def _load(name: str, folders: tuple[Path, ...], own_files: tuple[tuple[str, str], ...] | None) -> Roadmap:
     texts = None if own_files is None else dict(own_files)
     key = f"roadmap/{name}.yaml"
-    path = next((path for path in paths.config_files("roadmap") if path.stem == name), None)
+    path = paths.find_config("roadmap", name)
     if texts is not None and key in texts:
         path = Path(key)
     elif texts is not None:
@@ -218,20 +218,16 @@ def _load(name: str, folders: tuple[Path, ...], own_files: tuple[tuple[str, str]
         raise SpecError(f"{shown}: base: {printable(base, 40)} is no file in conf/base; {suggest(base, bases)}")
     file = parse_roadmap(content, shown, transforms)
     rows: tuple[ReferenceRow, ...] = ()
-    own: dict[str, str] = {}
+    own = {key: text_of(path)}
     if file.reference is not None:
         csv = path.with_name(file.reference)
         references = (transform.name for transform in transforms.values() if transform.reference)
         known = {*file.steps, *file.variants, *file.errors, *references}
         rows = parse_reference(text_of(csv), shown_path(csv), known)
         own[f"roadmap/{csv.name}"] = text_of(csv)
-    if paths.CONF not in path.parents:
-        own[key] = text_of(path)
-        own |= {f"{t.group}/{t.name}.yaml": t.text for t in transforms.values() if not _is_packaged(t)}
-        own |= _texts_of_damaged_files(transforms, texts)
-    else:
-        own = {}
-    result = Roadmap(name, file, rows, transforms, own)
+    own |= {f"{t.group}/{t.name}.yaml": t.text for t in transforms.values() if not _is_packaged(t)}
+    own |= _texts_of_damaged_files(transforms, texts)
+    result = Roadmap(name, file, rows, transforms, {} if paths.CONF in path.parents else own)
     for step in result.steps.values():
         try:
             result.check_conflicts(step.transforms)

@@ -133,7 +133,7 @@ def _roadmap_of_files(overrides: Sequence[str]) -> str:
 
 def _roadmap_of_file(group: str, name: str, read: set[str]) -> str | None:
     """Return the field `roadmap` of a file, or of the files of its group that it includes; None if they have none."""
-    path = next((path for path in paths.config_files(group) if path.stem == name), None)
+    path = paths.find_config(group, name)
     if path is None or name in read:
         return None
     content = read_yaml(path)

@@ -3,6 +3,8 @@ JMLR 2014) with reproducible draws."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import timm.layers
 import torch
 from torch import Tensor, nn
@@ -10,50 +12,54 @@ from torch import Tensor, nn
 from roadmap.runtime.random import uniform
 
 
-class DropPath(nn.Module):
-    """Stochastic depth: (N, ...) -> (N, ...).
-
-    In training, the layer sets an image's residual branch to 0 with probability `rate`, and multiplies the kept ones
-    by 1 / (1 - rate). `draw_masks` decides for the next forward pass. Without it, PyTorch's generator decides.
-    """
+class _DrawnFactors(nn.Module):
+    """Base of layers that multiply their input by 0 or by 1 / (1 - rate). `draw_masks` decides for the next forward
+    pass. Without it, PyTorch's generator decides."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
-        self.factor: Tensor | None = None  # (N,), 0 or 1 / (1 - rate)
-        self.masks: Tensor | None = None  # (layers, N): the factors of all layers, kept by the first layer of a network
+        self.factor: Tensor | None = None  # 0 or 1 / (1 - rate)
+
+    def take_factor(self, shape: Sequence[int], device: torch.device) -> Tensor:
+        """Return the factors of this forward pass."""
+        factor, self.factor = self.factor, None
+        if factor is None:
+            factor = _factors(torch.rand(tuple(shape), device=device), torch.tensor(1 - self.rate, device=device))
+        return factor
+
+
+class DropPath(_DrawnFactors):
+    """Stochastic depth: (N, ...) -> (N, ...).
+
+    In training, the layer sets an image's residual branch to 0 with probability `rate`, and multiplies the kept ones
+    by 1 / (1 - rate). The factor has the shape (N,).
+    """
+
+    masks: Tensor | None = None  # (layers, N): the factors of all layers, kept by the first layer of a network
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        factor, self.factor = self.factor, None
-        if factor is None:
-            kept = torch.tensor(1 - self.rate, device=x.device)
-            factor = _factors(torch.rand(x.shape[0], device=x.device), kept)
+        factor = self.take_factor(x.shape[:1], x.device)
         return x * factor.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
-class Dropout(nn.Module):
+class Dropout(_DrawnFactors):
     """Dropout of features: (N, C) -> (N, C).
 
-    In training, each feature is 0 with probability `rate`, and multiplied by 1 / (1 - rate) otherwise. `draw_masks`
-    decides for the next forward pass. Without it, PyTorch's generator decides.
+    In training, each feature is 0 with probability `rate`, and multiplied by 1 / (1 - rate) otherwise. The factor has
+    the shape (N, C).
     """
 
+    mask: Tensor | None = None  # the last factors, whose memory is used again
+
     def __init__(self, rate: float, features: int) -> None:
-        super().__init__()
-        self.rate, self.features = rate, features
-        self.factor: Tensor | None = None  # (N, C), 0 or 1 / (1 - rate)
-        self.mask: Tensor | None = None  # the same, at one address
+        super().__init__(rate)
+        self.features = features
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        factor, self.factor = self.factor, None
-        if factor is None:
-            kept = torch.tensor(1 - self.rate, device=x.device)
-            factor = _factors(torch.rand(x.shape, device=x.device), kept)
-        return x * factor.to(x.dtype)
+        return x * self.take_factor(x.shape, x.device).to(x.dtype) if self.training else x
 
 
 def _factors(draws: Tensor, kept: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,14 +140,11 @@ def test_a_class_that_cannot_be_imported_is_refused(path: str) -> None:
         compose("network.norm=layernorm")
 
 
-def test_a_module_that_raises_is_named(own: Path) -> None:
+def test_a_module_that_raises_is_named(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (own.parent / "broken.py").write_text("raise RuntimeError('two\\nlines')")
-    os.sys.path.insert(0, str(own.parent))
-    try:
-        with pytest.raises(SpecError, match=r"broken cannot be imported \(RuntimeError: two lines\)"):
-            user_classes.import_class("broken.Block", "network.block")
-    finally:
-        os.sys.path.remove(str(own.parent))
+    monkeypatch.syspath_prepend(str(own.parent))
+    with pytest.raises(SpecError, match=r"broken cannot be imported \(RuntimeError: two lines\)"):
+        user_classes.import_class("broken.Block", "network.block")
 
 
 def test_a_roadmap_can_be_read_from_the_files_that_it_had(own: Path) -> None:
