@@ -81,7 +81,7 @@ def read_study_records(
 
 
 def _describe_in(roadmap: Roadmap, record: dict[str, Any]) -> None:
-    """Replace what the roadmap of a record says of its network by what `roadmap` says of it."""
+    """Set the name, the label, the sections and the variants of a record to those of `roadmap`."""
     names = [info["name"] for info in record["transforms"]]
     for info in record["transforms"]:
         info |= {"section": roadmap.section_of(info["name"]), "variant": info["name"] in roadmap.variant_transforms}

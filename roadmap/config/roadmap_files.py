@@ -54,7 +54,7 @@ class RoadmapFile:
     variants: dict[str, Step]
     aliases: dict[str, str]  # other name -> name of the step
     start: str  # step from which add_one_in starts
-    full: str  # step that leave_one_out, add_one_in and attribution take apart
+    full: str  # step whose transforms leave_one_out and attribution remove, and add_one_in adds
     sections: dict[str, Section] = field(default_factory=dict)  # such as "2.6", in order
     reference: str | None = None  # file name of the reference table
     bases: tuple[str, ...] = ()  # of the published numbers

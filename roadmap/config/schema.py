@@ -92,9 +92,8 @@ class NetworkSpec:
     init_std: float | None = 0.02  # standard deviation of the weights, for init=trunc_normal; None: `scaled_init_std`
     num_classes: int | None = None  # None: `data.num_classes`
     in_chans: int = 3  # 1 grey, 3 colour
-    reference: Reference | None = (
-        None  # reference network; then `stem` to `block`, `layer_scale`, `init` have no effect
-    )
+    # A reference network instead of ours; then `stem` to `block`, `layer_scale` and `init` have no effect
+    reference: Reference | None = None
     heads: int | None = None  # attention heads in the first stage of the reference network
 
     @property

@@ -58,11 +58,11 @@ def choose_folders(arguments: Sequence[str]) -> list[str]:
 
 def _existing_folder(name: str, option: str) -> Path:
     """Return the folder that `name` stands for: a path, file://PATH, or pkg://PACKAGE."""
-    scheme, _, place = name.rpartition("://")
-    folder: Path | None = Path(place)
+    scheme, _, location = name.rpartition("://")
+    folder: Path | None = Path(location)
     if scheme == "pkg":
         try:
-            found = find_spec(place.replace("/", "."))
+            found = find_spec(location.replace("/", "."))
         except (ImportError, ValueError):
             found = None
         locations = list(found.submodule_search_locations or []) if found is not None else []

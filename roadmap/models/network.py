@@ -122,9 +122,9 @@ def deep_stem(spec: NetworkSpec) -> nn.Sequential:
     """
     half, width = spec.width // 2, spec.width
     layers: dict[str, nn.Module] = {}
-    plan = [(spec.in_chans, half, min(spec.stem_stride, 2)), (half, half, 1), (half, width, 1)]
-    plan += [(width, width, 2)] if spec.stem_stride == 4 else []
-    for number, (w_in, w_out, stride) in enumerate(plan, 1):
+    shapes = [(spec.in_chans, half, min(spec.stem_stride, 2)), (half, half, 1), (half, width, 1)]
+    shapes += [(width, width, 2)] if spec.stem_stride == 4 else []
+    for number, (w_in, w_out, stride) in enumerate(shapes, 1):
         layers[f"conv{number}"] = conv(spec, w_in, w_out, 3, stride=stride, normed=True)
         layers[f"norm{number}"] = norm(spec, w_out)
         if not spec.fewer_activations:
