@@ -160,8 +160,19 @@ def rewrite_study_override(overrides: list[str]) -> list[str]:
     name = names[-1]
     included = [override.removeprefix("+study=") for override in overrides if override.startswith("+study=")]
     node = {"defaults": [*included, "_self_"], "study": name}
-    ConfigStore.instance().store(group="study", name=f"named_{name}", node=node, package="_global_")
-    return [override for override in overrides if not re.match(r"\+?study=", override)] + [f"+study=named_{name}"]
+    choice = "+".join([f"named_{name}", *included])
+    ConfigStore.instance().store(group="study", name=choice, node=node, package="_global_")
+    return [override for override in overrides if not re.match(r"\+?study=", override)] + [f"+study={choice}"]
+
+
+def restore_study_override(overrides: Sequence[str]) -> list[str]:
+    """Return `overrides` as they were typed, before `rewrite_study_override`."""
+    restored: list[str] = []
+    for override in overrides:
+        name, *included = override.removeprefix("+study=named_").split("+")
+        is_rewritten = override.startswith("+study=named_")
+        restored += [*(f"+study={study}" for study in included), f"study={name}"] if is_rewritten else [override]
+    return restored
 
 
 def describe_study_sweep(overrides: Sequence[str]) -> list[str]:

@@ -36,7 +36,8 @@ def import_class(path: str, field: str) -> Callable[..., Any]:
         module = import_module(module_name)
     except Exception as error:  # whatever the module of the user raises
         reason = one_line(f"{type(error).__name__}: {error}")[:200]
-        raise SpecError(f"{shown}: {module_name} cannot be imported ({reason}); install its package") from error
+        advice = "install its package or set PYTHONPATH"
+        raise SpecError(f"{shown}: {module_name} cannot be imported ({reason}); {advice}") from error
     found = getattr(module, name, None)
     if not isinstance(found, type):
         raise SpecError(f"{shown}: {module_name} has no class {name}; correct the name")

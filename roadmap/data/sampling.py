@@ -58,7 +58,7 @@ class BatchSplit:
         batch_norm: bool = False,
     ) -> None:
         self.batch_size, self.world, self.accumulate = batch_size, world, accumulate
-        num_parts = world.size * accumulate
+        num_parts = self.num_parts = world.size * accumulate
         if num_parts > 1 and batch_size < 2 * num_parts:
             message = f"{world.size} processes with {accumulate} parts each need two images per part"
             raise SpecError(f"budget.batch_size={batch_size}: {message}; use {2 * num_parts} or more")

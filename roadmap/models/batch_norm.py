@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from roadmap.config.schema import NetworkSpec, SpecError
 from roadmap.runtime.distributed import all_reduce_sum
 
 
@@ -29,6 +30,24 @@ def use_norm_groups(model: nn.Module, num_groups: int, is_shared: bool) -> NormG
             if type(module) is nn.BatchNorm2d:
                 module.__class__ = GroupedBatchNorm2d
     return NormGroups(model, num_groups, is_shared)
+
+
+def check_batch_norms(model: nn.Module, spec: NetworkSpec, num_groups: int, num_parts: int) -> None:
+    """Raise SpecError if layers of the user would normalize over other images than the run asks for.
+
+    `num_groups` and `num_parts` say in how many groups and in how many parts, on all processes, a batch is computed.
+    Only `torch.nn.BatchNorm2d` in a network with norm=batch_norm follows them.
+    """
+    if num_groups == num_parts == 1 or not spec.user_classes:
+        return
+    for module in model.modules():
+        is_grouped = type(module) is nn.BatchNorm2d and spec.has_batch_norm
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not is_grouped:
+            field, path = next(iter(spec.user_classes.items()))
+            problem = f"its {type(module).__name__} cannot normalize over groups or parts of a batch"
+            advice = "use network.norm=batch_norm with torch.nn.BatchNorm2d"
+            alternative = "recipe.norm_batch_size=null, accumulate=1 and one process"
+            raise SpecError(f"{field}={path}: {problem}; {advice}, or {alternative}")
 
 
 class NormGroups:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import NamedTuple
 
+from roadmap.config.overrides import restore_study_override
 from roadmap.config.schema import DEFAULT_ROADMAP, RunSpec
 
 
@@ -24,7 +25,6 @@ class PlannedRun(NamedTuple):
     @property
     def command(self) -> str:
         """The command that makes this run alone; it is stored in the record."""
-        # rewrite_study_override in config.overrides turned study=NAME into a choice of the group `study`
-        overrides = [override.replace("+study=named_", "study=") for override in self.overrides]
+        overrides = restore_study_override(self.overrides)
         roadmap = [f"roadmap={self.spec.roadmap}"] if self.spec.roadmap != DEFAULT_ROADMAP else []
         return shlex.join(["python", "run_roadmap.py", *self.folders, *roadmap, *overrides])

@@ -25,6 +25,7 @@ from roadmap.data.images import BadImageError
 from roadmap.data.loaders import train_loader
 from roadmap.data.sampling import BatchSplit
 from roadmap.models import weights
+from roadmap.models.batch_norm import check_batch_norms
 from roadmap.models.complexity import check_user_classes, measure_cost
 from roadmap.models.network import build_network
 from roadmap.records.record import (
@@ -258,6 +259,10 @@ def check(spec: RunSpec) -> None:
     schedule = make_schedule(spec.recipe, spec.budget, len(splits.train))  # type: ignore[arg-type]
     split = BatchSplit.of(spec, schedule.batch_size, current_world(), spec.accumulate or 1)
     train_loader(splits.train, spec, split, 0, torch.device("cpu"))
+    if spec.network.user_classes:
+        with torch.device("meta"):
+            model = build_network(spec.network, spec.data.image_size)
+        check_batch_norms(model, spec.network, split.num_norm_groups, split.num_parts)
     if spec.weights is not None:
         weights.load_into(build_network(spec.network, spec.data.image_size), spec)
 

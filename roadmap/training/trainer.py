@@ -16,7 +16,7 @@ from torch import nn
 from roadmap.config.schema import RunSpec, SpecError
 from roadmap.data.images import Batch
 from roadmap.models import drop_path, weights
-from roadmap.models.batch_norm import use_norm_groups
+from roadmap.models.batch_norm import check_batch_norms, use_norm_groups
 from roadmap.models.network import build_network
 from roadmap.records.record import run_name
 from roadmap.runtime import distributed
@@ -65,14 +65,14 @@ class Trainer:
 
         seed_all(derive(spec.seed, "init"))
         model = build_network(spec.network, spec.data.image_size)
+        check_batch_norms(model, spec.network, self.split.num_norm_groups, self.split.num_parts)
         if spec.weights is not None:
             weights.load_into(model, spec)
         device = device_config.device
         self.model: nn.Module = model.to(device).to(memory_format=torch.channels_last)
         self.optimizer = recipe.make_optimizer(self.model, spec.recipe, self.schedule.lr)
         # The moving average of parameters and running statistics, as in the official code; None: without one.
-        decay = spec.recipe.ema_decay
-        self.ema = ModelEmaV3(self.model, decay) if decay is not None else None
+        self.ema = None if (decay := spec.recipe.ema_decay) is None else ModelEmaV3(self.model, decay)
         self.scaler = device_config.grad_scaler()
         self.augment = recipe.BatchAugment(spec, device, augment_images=not self.train_batches.augments)
         # Position: `iteration` iterations of epoch `epoch` (from 0) are done; `loss_sum` is the sum of their losses.
@@ -121,7 +121,7 @@ class Trainer:
     def wrap_model(self) -> ForwardPass:
         """Return the network as an iteration calls it: under torchrun as DDP, and compiled if `compile`."""
         self.norm_groups = use_norm_groups(self.model, self.split.num_norm_groups, self.split.shares_norm_groups)
-        return ForwardPass(self.model, self.world.size, self.spec.compile, len(self.split.parts))
+        return ForwardPass(self.model, self.world.size, self.spec.compile, self.split.accumulate)
 
     def _train_epoch(self, forward: ForwardPass, progress: RunProgress, stop: StopRequest) -> None:
         """Do the iterations of the epoch that are not done yet."""

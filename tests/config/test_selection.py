@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -221,3 +222,33 @@ def test_a_run_that_two_roadmaps_share_is_described_by_that_of_the_study(own: Pa
     assert "--config-dir=conf roadmap=preact" in command
     refused = call_main("roadmap=resnet_rs", "-m", "+step=baseline,ema", "study=b", *TINY)
     assert refused.code == 2 and "study=b: has runs of roadmap=preact; choose another name" in refused.err
+
+
+def test_the_command_of_a_record_repeats_it_with_the_fields_of_the_study(own: Path, tmp_path: Path) -> None:
+    (own / "study").mkdir()
+    (own / "study" / "mine.yaml").write_text(
+        "# @package _global_\nrecipe: {label_smoothing: 0.3}\n"
+        "hydra: {mode: MULTIRUN, sweeper: {params: {+step: 'baseline,training_recipe'}}}\n"
+    )
+    result = call_main("--config-dir=conf", "+study=mine", "study=other", *TINY, "seed=0")
+    assert result.code == 0, result
+    records = sorted(tmp_path.glob("experiments/runs/*/record.json"))
+    command = shlex.split(json.loads(records[0].read_text())["command"])
+    assert command.index("study=other") == command.index("+study=mine") + 1
+    again = call_main(*command[2:])
+    assert again.code == 0 and "1 of them already finished" in again.out, again
+    assert sorted(tmp_path.glob("experiments/runs/*/record.json")) == records
+
+
+def test_a_batch_norm_of_the_user_is_refused_where_it_would_not_follow_the_groups(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "norms.py").write_text("from torch import nn\nclass MyNorm(nn.BatchNorm2d): pass\n")
+    options = ("+step=baseline", "network.norm=norms.MyNorm", *TINY)
+    refused = call_main(*options, "recipe.norm_batch_size=8")
+    reason = "its MyNorm cannot normalize over groups or parts of a batch"
+    assert refused.code == 2 and f"network.norm=norms.MyNorm: {reason}; use " in refused.err
+    refused = call_main(*options, "recipe.norm_batch_size=null", "accumulate=2")
+    assert refused.code == 2 and reason in refused.err and not (tmp_path / "experiments").exists()
+    assert call_main(*options, "recipe.norm_batch_size=null").code == 0
