@@ -29,6 +29,36 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert f"\n## {roadmap.__version__} - " in changelog
 
 
+IMPORT_WITHOUT_POSIX = """
+import importlib, os, pkgutil, signal, sys
+# Libraries that have code of their own for other systems, and whose import needs what is removed below.
+import asyncio, multiprocessing.synchronize, subprocess
+import hydra, matplotlib.pyplot, pandas, portalocker, rich.live, scipy.stats, sklearn.datasets, statsmodels.stats.api
+import statsmodels.stats.multitest, statsmodels.stats.power, timm, torch, torch.distributed, torchvision
+
+for name in ("fcntl", "grp", "pwd", "resource", "termios", "tty"):
+    sys.modules[name] = None
+for module, names in ((os, ("fork", "getuid", "killpg", "register_at_fork", "sched_getaffinity")),
+                      (signal, ("SIGKILL", "SIGUSR1", "SIGUSR2", "pthread_sigmask", "sigwaitinfo"))):
+    for name in names:
+        delattr(module, name)
+import hydra_plugins.roadmap, roadmap
+modules = [m.name for package in (roadmap, hydra_plugins.roadmap)
+           for m in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
+for name in modules:
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
+print(len(modules))
+"""
+
+
+def test_every_module_can_be_imported_without_what_only_posix_has() -> None:
+    command = [sys.executable, "-c", IMPORT_WITHOUT_POSIX]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) > 100
+
+
 @pytest.mark.slow
 def test_the_wheel_contains_the_package_and_its_configs_only(tmp_path: Path) -> None:
     pytest.importorskip("hatchling", reason="hatchling is not installed")

@@ -22,7 +22,7 @@ from roadmap.config.files import read_yaml
 from roadmap.config.roadmaps import load_roadmap, roadmap_names
 from roadmap.config.schema import DataSpec, SpecError
 from roadmap.config.transform_files import read_transforms
-from roadmap.runtime import lock, system
+from roadmap.runtime import system
 
 MINIMUM_PYTHON = (3, 11)
 MINIMUM_VERSIONS = {"torch": "2.9", "torchvision": "0.24", "timm": "1.0.20", "hydra-core": "1.3.2"}
@@ -37,7 +37,15 @@ OTHER_PACKAGES = (
     "pillow",
     "rich",
 )
-EXTRAS = {"hfds": ("datasets", "data=timm data.name=hfds/..."), "wds": ("webdataset", "data=timm data.name=wds/...")}
+EXTRAS = {  # name of the extra -> its package, and what needs it
+    "hfds": ("datasets", "data=timm data.name=hfds/..."),
+    "wds": ("webdataset", "data=timm data.name=wds/..."),
+    **{name: (name, f"logger={name}") for name in ("tensorboard", "trackio", "mlflow", "wandb")},
+    "onnx": ("onnxruntime", "roadmap export --onnx"),
+    "evaluate": ("torchmetrics", "roadmap evaluate"),
+    "tune": ("optuna", "+study=tune"),
+    "parquet": ("pyarrow", "roadmap results --to FILE.parquet"),
+}
 LAUNCHERS = {
     "submitit_slurm": ("hydra-submitit-launcher", "submitit"),
     "submitit_local": ("hydra-submitit-launcher", "submitit"),
@@ -191,14 +199,17 @@ def check_folders(folders: dict[str, Path]) -> Iterator[Finding]:
 
 def _try_to_write(folder: Path) -> str | None:
     """Write and lock a temporary file in the folder; return the reason if it is not possible."""
+    import portalocker
+
     if not folder.is_dir():
         return "not a folder"
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(4096))
             file.flush()
-            if lock.fcntl is not None:
-                lock.fcntl.flock(file, lock.fcntl.LOCK_EX | lock.fcntl.LOCK_NB)
+            portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
+    except portalocker.LockException as error:
+        return f"cannot be locked: {error}"
     except OSError as error:
         return error.strerror or str(error)
     return None

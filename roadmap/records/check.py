@@ -103,7 +103,7 @@ RESULTS: dict[str, Any] = {
     "gmacs": _is_number,
     "images_per_second": _is_number,
     "wall_seconds": _is_number,
-    "peak_memory_mib": _is_number,
+    "peak_memory_mib": _optional(_is_number),
     "curve": _list_of(_fields({"epoch": _is_number}, CURVE_POINT)),
     "device": {"name": _is_text, "precision": _is_text},
     "unreadable": _dict_of(_list_of(_is_text)),

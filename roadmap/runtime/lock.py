@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-try:
-    import fcntl
-except ImportError:  # Windows: no locks, so only one sweep at a time may use a folder
-    fcntl = None  # type: ignore[assignment]
 
 LOCK_NAME = ".lock"
 
@@ -24,8 +20,8 @@ def hold(folder: Path, wait: bool = False) -> Iterator[None]:
     """Lock `folder` inside the context and create it if it does not exist.
 
     The operating system releases the lock when the process ends, also when it is killed. Raises LockedError if another
-    process holds the lock, unless `wait`. The lock is flock(2): on network file systems it works on NFS since
-    Linux 2.6.12, and on Lustre mounted with `-o flock`.
+    process holds the lock, unless `wait`. On POSIX the lock is flock(2): on network file systems it works on NFS since
+    Linux 2.6.12, and on Lustre mounted with `-o flock`. On Windows it is that of `msvcrt.locking`.
     """
     handle = _lock(folder, wait)
     _open_handles.add(handle)
@@ -37,26 +33,33 @@ def hold(folder: Path, wait: bool = False) -> Iterator[None]:
 
 
 def _lock(folder: Path, wait: bool) -> int:
+    import portalocker  # here: the import takes 50 ms, which `--cfg job` does not need
+
     path = folder / LOCK_NAME
+    flags = portalocker.LockFlags.EXCLUSIVE
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            if fcntl is not None:
-                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            portalocker.lock(handle, flags if wait else flags | portalocker.LockFlags.NON_BLOCKING)
             if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:
                 return handle
-        except BlockingIOError as error:
+        except portalocker.AlreadyLocked as error:
+            if not wait:
+                os.close(handle)
+                raise LockedError(f"{folder}: locked by another process; wait until it has ended") from error
+            time.sleep(1)  # Windows waits only for some seconds
+        except portalocker.LockException as error:
             os.close(handle)
-            raise LockedError(f"{folder}: locked by another process; wait until it has ended") from error
+            raise OSError(f"{folder}: cannot be locked ({error})") from error
         os.close(handle)  # the process that held the lock has removed the folder (`remove_empty`): try again
 
 
 def remove_empty(folder: Path) -> None:
     """Remove a locked folder that contains only the lock file, and its two parent folders if they are empty then."""
     if [path.name for path in folder.iterdir()] == [LOCK_NAME]:
-        (folder / LOCK_NAME).unlink()
-        with suppress(OSError):  # another process has written something there
+        with suppress(OSError):  # another process has written something there; Windows removes no open file
+            (folder / LOCK_NAME).unlink()
             folder.rmdir()
             folder.parent.rmdir()
             folder.parent.parent.rmdir()
@@ -68,10 +71,13 @@ def is_held(folder: Path) -> bool:
         handle = os.open(folder / LOCK_NAME, os.O_RDONLY)
     except OSError:  # no lock file, or one that this user may not read
         return False
+    import portalocker
+
+    # A shared lock, which NFS allows for a file that is open for reading; msvcrt has only exclusive ones.
+    kind = portalocker.LockFlags.EXCLUSIVE if os.name == "nt" else portalocker.LockFlags.SHARED
     try:
-        if fcntl is not None:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+        portalocker.lock(handle, kind | portalocker.LockFlags.NON_BLOCKING)
+    except portalocker.LockException:
         return True
     finally:
         os.close(handle)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.forkserver
-import multiprocessing.resource_tracker
 import os
 import signal
 import sys
@@ -37,11 +35,13 @@ def _start_server() -> None:
 
     Processes that it forks inherit the blocked signals until they call `unblock_signals`.
     """
+    from multiprocessing import forkserver, resource_tracker  # not on Windows
+
     before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
     try:
-        multiprocessing.resource_tracker.ensure_running()  # it unblocks SIGTERM again
+        resource_tracker.ensure_running()  # it unblocks SIGTERM again
         signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
-        multiprocessing.forkserver.ensure_running()
+        forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

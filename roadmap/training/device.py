@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import platform
-import resource
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -49,12 +48,17 @@ class DeviceConfig:
         elif self.device.type == "mps":
             torch.mps.synchronize()
 
-    def peak_memory_mib(self) -> float:
-        """Return the peak of the accelerator memory that PyTorch allocated; on a CPU, the peak of the whole process."""
+    def peak_memory_mib(self) -> float | None:
+        """Return the peak of the accelerator memory that PyTorch allocated; on a CPU, the peak of the whole process,
+        or None on Windows, which does not report it."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated() / 2**20
         if self.device.type == "mps":
             return torch.mps.driver_allocated_memory() / 2**20
+        try:
+            import resource
+        except ImportError:
+            return None
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 

@@ -34,7 +34,7 @@ class Metrics:
     threads: int = 0
     processes: int = 1
     accumulate: int = 1
-    peak_memory_mib: float = 0.0
+    peak_memory_mib: float | None = 0.0
     unreadable: list[str] = field(default_factory=list)  # training images that were skipped: path and reason
     earlier_seconds: float = 0.0  # wall time of this run before it was resumed
     started: float = field(default_factory=time.monotonic)  # not affected by changes of the system clock
