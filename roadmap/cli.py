@@ -26,6 +26,7 @@ from roadmap.runtime.streams import discard_output, prepare_streams
 SUBCOMMANDS = {
     "report": "roadmap.commands.report:report_command",
     "cost": "roadmap.cost:cost_command",
+    "results": "roadmap.commands.results:results_command",
     "runs": "roadmap.commands.runs:runs_command",
     "watch": "roadmap.commands.watch:watch_command",
     "predict": "roadmap.commands.predict:predict_command",

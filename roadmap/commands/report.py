@@ -27,7 +27,7 @@ def report_command(arguments: list[str]) -> int:
     )
     parser.add_argument(
         "study",
-        type=_study_folder,
+        type=study_folder,
         nargs="+",
         help="folder of a study, such as experiments/roadmap, or its name in experiments; give two to compare them",
     )
@@ -53,7 +53,7 @@ def report_command(arguments: list[str]) -> int:
     return 0
 
 
-def _study_folder(text: str) -> Path:
+def study_folder(text: str) -> Path:
     """Return the folder of a study; `text` is its path or its name in `experiments`."""
     named = Path("experiments") / text
     is_study = (Path(text) / MANIFEST_NAME).exists() or any(Path(text).glob("*/record.json"))
