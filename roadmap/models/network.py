@@ -45,7 +45,7 @@ class Network(nn.Module):
         self.spec = spec
         rates = torch.linspace(0, spec.drop_path, sum(spec.depths), device="cpu").split(list(spec.depths))
         self.stem = stem(spec)
-        self.stages = nn.ModuleList()
+        self.stages = nn.Sequential()
         w_in = spec.width
         for i in range(len(spec.depths)):
             self.stages.append(Stage(spec, i, w_in, stride=1 if i == 0 else 2, drop_path=rates[i].tolist()))
@@ -57,9 +57,14 @@ class Network(nn.Module):
         init_weights(self, spec.init, spec.init_std)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for stage in self.stages:
-            x = stage(x)
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the features before the pooling: (N, in_chans, H, W) -> (N, C, H / s, W / s), s = 8 * stem_stride."""
+        return self.stages(self.stem(x))
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Return the logits (N, num_classes) of features (N, C, H, W)."""
         x = x.mean((2, 3), keepdim=True)
         return self.head(self.dropout(self.head_norm(x).flatten(1)))
 
