@@ -64,12 +64,14 @@ def create_model(
     return Network(compose_network(step, base, num_classes, in_chans, roadmap, **network_fields))
 
 
-def load(source: str | Path, device: str = "auto") -> TrainedModel:
+def load(source: str | Path, device: str = "auto", ema: bool = False) -> TrainedModel:
     """Return the trained network of a run, with its spec, its record, its classes and its preprocessing.
 
-    `source` is the folder of a run (`experiments/runs/NAME`), another folder with its record.json and model.pt, or
-    `hf-hub:OWNER/NAME`: a repository on the Hugging Face hub with these two files. Raises ValueError with a one-line
-    message if the run is not completed or if one of its files is missing or damaged.
+    With `ema`, the weights are their moving average, which runs with `recipe.ema_decay` have.
+
+    `source` is the folder of a run (`experiments/runs/NAME`), a folder that `roadmap export` has written, another
+    folder with record.json and model.pt, or `hf-hub:OWNER/NAME`: a repository on the Hugging Face hub. Raises
+    ValueError with a one-line message if the run is not completed or if one of its files is missing or damaged.
 
     Examples:
         >>> trained = load("experiments/runs/NAME")
@@ -77,7 +79,7 @@ def load(source: str | Path, device: str = "auto") -> TrainedModel:
     """
     from roadmap import inference
 
-    return inference.load(source, device)
+    return inference.load(source, device, ema)
 
 
 def convert_weights(

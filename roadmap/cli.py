@@ -30,6 +30,7 @@ SUBCOMMANDS = {
     "runs": "roadmap.commands.runs:runs_command",
     "watch": "roadmap.commands.watch:watch_command",
     "predict": "roadmap.commands.predict:predict_command",
+    "export": "roadmap.commands.export:export_command",
     "doctor": "roadmap.commands.doctor:doctor_command",
 }
 

@@ -16,6 +16,8 @@ import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from roadmap.config.choices import Device, Precision
@@ -30,6 +32,7 @@ from roadmap.models.network import build_network
 from roadmap.records.record import COMPLETED, InvalidRecordError, load_record
 from roadmap.training.device import DeviceConfig, choose_device
 
+EXPORTED = "model.safetensors"  # the weights as `roadmap export` writes them
 HUB = "hf-hub:"  # prefix of a repository on the Hugging Face hub, hf-hub:OWNER/NAME or hf-hub:OWNER/NAME@REVISION
 BATCH_SIZE = 64  # images that `predict` computes at once
 # What torch.load and load_state_dict raise for files that are damaged, or that contain more than tensors.
@@ -48,6 +51,8 @@ class TrainedModel:
     record: dict[str, Any]
     class_names: list[str] | None  # in the order of the labels; None: unknown
     device_config: DeviceConfig
+    folder: Path | None = None  # of the run's files on this machine
+    is_ema: bool = False  # the weights are the moving average
 
     @cached_property
     def _transform(self) -> Any:
@@ -97,11 +102,12 @@ def evaluation_settings(fast_kernels: bool) -> Iterator[None]:
         cpu_kernels.enable(fast)
 
 
-def load(source: str | Path, device: str = "auto") -> TrainedModel:
-    """Return the trained network of a run.
+def load(source: str | Path, device: str = "auto", ema: bool = False) -> TrainedModel:
+    """Return the trained network of a run, with `ema` with the moving average of its weights.
 
-    `source` is the folder of a run (`experiments/runs/NAME`), another folder with its record.json and model.pt, or
-    `hf-hub:OWNER/NAME` (`hf-hub:OWNER/NAME@REVISION`): a repository on the Hugging Face hub with these two files.
+    `source` is the folder of a run (`experiments/runs/NAME`), another folder with its record.json and model.pt or
+    model.safetensors (as `roadmap export` writes them), or `hf-hub:OWNER/NAME` (`hf-hub:OWNER/NAME@REVISION`): a
+    repository on the Hugging Face hub with these two files.
     `device` is `auto`, `cpu`, `cuda` or `mps`. The precision is that of the run.
 
     Raises SpecError if the run is not completed or if one of its files is missing or damaged.
@@ -109,13 +115,17 @@ def load(source: str | Path, device: str = "auto") -> TrainedModel:
     if device not in Device.__members__:
         raise SpecError(f"device={printable(device, 100)}: unknown; use one of {', '.join(Device.__members__)}")
     name = printable(str(source), 200)
-    folder = _download(str(source)) if str(source).startswith(HUB) else _find_folder(Path(source))
+    weights = "model_ema.pt" if ema else "model.pt"
+    folder = _download(str(source), weights) if str(source).startswith(HUB) else _find_folder(Path(source))
     record = _read_record(folder, name)
     spec = spec_of_record(record, name)
     device_config = choose_device(Device[device], _precision(record))
-    model = _read_model(spec, folder / "model.pt", name)
+    path = folder / weights
+    if not ema and not path.exists() and (folder / EXPORTED).exists():
+        path = folder / EXPORTED
+    model = _read_model(spec, path, name)
     model = model.to(device_config.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return TrainedModel(model, spec, record, _class_names(record, spec), device_config)
+    return TrainedModel(model, spec, record, _class_names(record, spec), device_config, folder, ema)
 
 
 def spec_of_record(record: dict[str, Any], name: str) -> RunSpec:
@@ -151,15 +161,14 @@ def _find_folder(path: Path) -> Path:
     raise SpecError(f"{name}: no such folder; {hint}")
 
 
-def _download(source: str) -> Path:
+def _download(source: str, weights: str) -> Path:
     """Return the local copy of a repository on the Hugging Face hub. Raises SpecError if there is none."""
     from huggingface_hub import snapshot_download
 
     repository, _, revision = source.removeprefix(HUB).partition("@")
     try:
-        return Path(
-            snapshot_download(repository, revision=revision or None, allow_patterns=["record.json", "model.pt"])
-        )
+        names = ["record.json", weights, EXPORTED]
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=names))
     except Exception as error:  # the errors of the HTTP client differ between versions of huggingface_hub
         reason = f"could not be downloaded ({_first_line(error)})"
         raise SpecError(f"{printable(source, 200)}: {reason}; check the name and the connection") from error
@@ -181,11 +190,15 @@ def _read_record(folder: Path, name: str) -> dict[str, Any]:
 def _read_model(spec: RunSpec, path: Path, name: str) -> nn.Module:
     """Return the network of `spec` with the weights in `path`; PyTorch's random state is not changed."""
     if not path.is_file():
-        raise SpecError(f"{name}: has no model.pt; train the run again with save_weights=true force=true")
+        advice = "train the run again with save_weights=true force=true"
+        if path.name != "model.pt" and spec.recipe.ema_decay is None:
+            advice = "the run has no moving average of its weights"
+        raise SpecError(f"{name}: has no {path.name}; {advice}")
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except DAMAGED as error:
-        raise SpecError(f"{name}: model.pt is damaged, or contains more than weights; {_ADVICE}") from error
+        is_pickled = path.suffix == ".pt"
+        weights = torch.load(path, map_location="cpu", weights_only=True) if is_pickled else load_file(path)
+    except (*DAMAGED, SafetensorError) as error:
+        raise SpecError(f"{name}: {path.name} is damaged, or contains more than weights; {_ADVICE}") from error
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         try:
             with torch.device("meta"):
@@ -195,7 +208,7 @@ def _read_model(spec: RunSpec, path: Path, name: str) -> nn.Module:
                 f"{name}: record.json has an impossible network ({_first_line(error)}); {_ADVICE}"
             ) from error
         if not isinstance(weights, dict) or _shapes(weights) != _shapes(expected):
-            raise SpecError(f"{name}: model.pt does not fit the network in record.json; {_ADVICE}")
+            raise SpecError(f"{name}: {path.name} does not fit the network in record.json; {_ADVICE}")
         model = build_network(spec.network, spec.data.image_size)
     model.load_state_dict(weights)
     return model

@@ -228,7 +228,7 @@ def test_a_repository_of_the_hub_is_loaded(folder: Path, monkeypatch: pytest.Mon
         asked.append((repository, options["revision"]))
         if repository == "nobody/none":
             raise RuntimeError("404 Client Error.\nRepository Not Found")
-        assert options["allow_patterns"] == ["record.json", "model.pt"]
+        assert options["allow_patterns"] == ["record.json", "model.pt", "model.safetensors"]
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)

@@ -37,7 +37,7 @@ def predict_command(arguments: list[str]) -> int:
     options = _parse(arguments)
     for path in options.images:
         _check_image(path)
-    trained = load(_source(options.run, options.out), options.device)
+    trained = load(find_run(options.run, options.out), options.device)
     num_classes = trained.spec.network.num_classes or 0
     if options.top is not None and not 1 <= options.top <= num_classes:
         raise SpecError(f"--top={options.top}: must be from 1 to {num_classes}, the number of classes")
@@ -73,7 +73,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _source(run: str, out: Path) -> str | Path:
+def find_run(run: str, out: Path) -> str | Path:
     """Return what `roadmap.inference.load` reads: `run` itself, or the run of this name in `out`."""
     is_name = not run.startswith(HUB) and len(Path(run).parts) == 1 and run not in (".", "..")
     return out / "runs" / run if is_name and not os.path.lexists(run) else run

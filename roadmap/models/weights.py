@@ -18,6 +18,8 @@ from roadmap.config.compose import compose_network
 from roadmap.config.names import one_line
 from roadmap.config.schema import RunSpec, SpecError
 
+Names = tuple[tuple[str, str], ...]
+LINEAR = r"\.(mlp\.fc|pwconv)\d\.weight$"  # 1x1 convolutions that other libraries store as linear layers
 # (our name, name in the source). {i}: stage, from 0; {l}: stage, from 1; {j}: block; {p}: weight, bias, ...
 RESNET_NAMES = (
     ("stem.conv.{p}", "conv1.{p}"),
@@ -86,20 +88,28 @@ def convert(
         raise SpecError(f"step={step}: no other library has this network; choose {', '.join(NAMES)}")
     roadmap, names = NAMES[step]
     compose_network(step, base, roadmap=roadmap)  # raises for an unknown base
+    return rename(state_dict, names, reverse, step)
+
+
+def rename(state_dict: dict[str, Tensor], names: Names, reverse: bool, step: str) -> dict[str, Tensor]:
+    """Return a state dict of the source library with our names, or with `reverse` the opposite, by a table of names.
+
+    Raises SpecError for a key that is not in the table; `step` is part of the message.
+    """
     converted = {}
     for key, value in state_dict.items():
         new_key = _rename(key, names, reverse)
         if new_key is None:
             owner = "network" if reverse else "source"
             raise SpecError(f"state_dict[{key!r}]: no such weight in the {owner} of {step}; check the model and step")
-        if not re.search(r"\.mlp\.fc\d\.weight$", new_key if reverse else key):
+        if not re.search(LINEAR, new_key if reverse else key):
             converted[new_key] = value
         else:
             converted[new_key] = value.flatten(1) if reverse else value.reshape(*value.shape[:2], 1, 1)
     return converted
 
 
-def _rename(key: str, names: tuple[tuple[str, str], ...], reverse: bool) -> str | None:
+def _rename(key: str, names: Names, reverse: bool) -> str | None:
     for ours, theirs in names:
         source, target = (ours, theirs) if reverse else (theirs, ours)
         match = re.fullmatch(_pattern(source), key)

@@ -1,0 +1,1 @@
+"""Trained networks in the formats of other libraries: timm and the Hugging Face hub, transformers, ONNX."""
