@@ -27,6 +27,7 @@ SUBCOMMANDS = {
     "report": "roadmap.commands.report:report_command",
     "cost": "roadmap.cost:cost_command",
     "results": "roadmap.commands.results:results_command",
+    "log_records": "roadmap.log_records:log_records_command",
     "runs": "roadmap.commands.runs:runs_command",
     "watch": "roadmap.commands.watch:watch_command",
     "predict": "roadmap.commands.predict:predict_command",

@@ -15,6 +15,7 @@ class Stem(Enum):
 
 
 BATCH_NORM, LAYER_NORM = "batch_norm", "layer_norm"
+TRACKERS = ("tensorboard", "trackio", "mlflow", "wandb")
 NORMS = (BATCH_NORM, LAYER_NORM)  # or the path of a class of your own, as mypackage.norms.MyNorm
 RELU, GELU = "relu", "gelu"
 ACTIVATIONS = (RELU, GELU)  # or the path of a class of your own

@@ -87,6 +87,7 @@ LARGEST: dict[str, float] = {
     "parallel": 1_024,
     "checkpoint_minutes": 1e6,
     "checkpoint_steps": 1_000_000_000_000,
+    "log_every": 1_000_000_000,
 }
 
 

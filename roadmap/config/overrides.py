@@ -98,6 +98,8 @@ def check_overrides(overrides: Sequence[str], roadmap: Roadmap) -> None:
         is_number = re.fullmatch(r"[-+]?[\d._]+(e[-+]?\d+)?", value.lower())
         if is_number and value not in ("0", "1") and field_type(key) is bool:
             raise SpecError(f"{key}={value}: must be true or false")
+        if key == "logger" and re.fullmatch(r"\w+(,\w+)+", value):
+            raise SpecError(f"{key}={value}: give several trackers as logger=[{value}]")
         if key == "hydra/launcher" and override[0] != "~":
             names = [name for name in value.split(",") if name not in (*LAUNCHERS, "basic")]
             if names and value.isprintable():

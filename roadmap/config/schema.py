@@ -240,6 +240,8 @@ class RunSpec:
     checkpoint_steps: int | None = None  # also a checkpoint after this many iterations; None: only by time
     keep_checkpoint: bool = False  # keep the last checkpoint, with the optimizer's state, beside the record
     save_weights: bool = True  # write model.pt (and model_ema.pt) beside the record, for weights=PATH
+    logger: Any = None  # trackers that get the runs: one or a list of roadmap.config.choices.TRACKERS; None: none
+    log_every: int = 50  # iterations between two points of the loss, in iterations.csv and in the trackers
     force: bool = False  # repeat runs that are finished
     out: str = "experiments"  # folder of runs and studies
     reports: str = "reports"  # folder of reports

@@ -11,6 +11,7 @@ from pathlib import Path
 from roadmap.config.choices import ACTIVATIONS, NORMS, Stem
 from roadmap.config.names import STUDY_RULE, is_study_name, printable
 from roadmap.config.schema import BaseSpec, DataSpec, DesignSpec, NetworkSpec, RecipeSpec, RunSpec, SpecError
+from roadmap.config.trackers import check_trackers
 from roadmap.config.user_classes import import_class, is_class_path
 
 
@@ -142,6 +143,8 @@ def validate(spec: RunSpec) -> None:
         value = getattr(spec, name)
         require(value is None or value >= 1, name, value, "must be positive, or null")
     check_positive(spec.checkpoint_minutes, "checkpoint_minutes", zero=True)
+    require(spec.log_every >= 1, "log_every", spec.log_every, "must be a positive number of iterations")
+    spec.logger = check_trackers(spec.logger)
     batch_size = spec.budget.batch_size or spec.recipe.batch_size
     splits = spec.accumulate is None or 1 <= spec.accumulate <= batch_size
     require(splits, "accumulate", spec.accumulate, f"must be from 1 to the batch size ({batch_size})")

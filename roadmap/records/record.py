@@ -20,7 +20,7 @@ from typing import Any
 from roadmap.config.datasets import root_decides_result
 from roadmap.config.schema import RunSpec
 from roadmap.records.check import check_record
-from roadmap.records.history import HISTORY_NAME, PROGRESS_NAME, remove_progress
+from roadmap.records.history import HISTORY_NAME, ITERATIONS_NAME, PROGRESS_NAME, remove_progress
 from roadmap.runtime.files import write_atomically
 from roadmap.runtime.system import cpu_name, git_state, package_versions
 
@@ -34,7 +34,7 @@ RUNS_FOLDER = "runs"  # folder in `out` with the runs of all studies; also the s
 NOT_HASHED = (
     "seed", "study", "device", "processes", "parallel", "failures", "checkpoint_minutes", "checkpoint_steps",
     "keep_checkpoint", "save_weights", "accumulate", "force", "plan", "plan_device", "out", "reports", "base", "design",
-    "reference", "roadmap",
+    "reference", "roadmap", "logger", "log_every",
 )  # fmt: skip
 
 
@@ -164,6 +164,7 @@ def remove_leftovers(folder: Path) -> None:
         "model_ema.pt",
         CHECKPOINT_NAME,
         HISTORY_NAME,
+        ITERATIONS_NAME,
         PROGRESS_NAME,
     ):
         for path in folder.glob(f".{name}.*"):

@@ -21,6 +21,7 @@ from roadmap.sweep.placement import place_alone
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.run_process import record_death, record_mtime, summarize_record, with_log
 from roadmap.sweep.scheduler import how_to_resume
+from roadmap.sweep.tracking import tracked
 
 
 def run_single(run: PlannedRun) -> None:
@@ -53,7 +54,8 @@ def run_single(run: PlannedRun) -> None:
         logger.info(run.title)
         try:
             train_alone = spec.processes in (None, 1)
-            record = train_run(spec, run.command, wait=True) if train_alone else _train_in_processes(run)
+            with tracked([run]):
+                record = train_run(spec, run.command, wait=True) if train_alone else _train_in_processes(run)
         except Stopped as stopped:
             raise Stopped(f"{stopped}; {how_to_resume()}") from None
         logger.info(f"{run.title}: {summarize_record(record)}")

@@ -41,6 +41,7 @@ from roadmap.sweep.preparation import runs_to_do
 from roadmap.sweep.processes import process_context, unblock_signals
 from roadmap.sweep.run_process import summarize_record, with_log
 from roadmap.sweep.scheduler import run_locally
+from roadmap.sweep.tracking import tracked
 
 
 def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> None:
@@ -63,10 +64,11 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     _log_start(runs, layout, num_finished=len(runs) - len(left))
     lost_runs: dict[Path, dict[str, Any]] = {}
     not_ended: dict[Path, str] = {}
-    if left and launcher is None:
-        not_ended = run_locally(left)
-    elif left and launcher is not None:
-        lost_runs = run_on_cluster(launcher, left)
+    with tracked(left):
+        if left and launcher is None:
+            not_ended = run_locally(left)
+        elif left and launcher is not None:
+            lost_runs = run_on_cluster(launcher, left)
     if is_rank_zero():
         no_report = write_study_report(runs)
         try:

@@ -32,6 +32,10 @@ class DeviceConfig:
         """Iterations between two checks of the loss. A check waits for an accelerator to finish its work."""
         return 1 if self.device.type == "cpu" else 50
 
+    def log_interval(self, iterations: int) -> int:
+        """Return the number of iterations between two points of the loss: `iterations`, rounded to whole checks."""
+        return max(1, iterations // self.check_interval) * self.check_interval
+
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which the network computes in the run's precision."""
         dtype = AUTOCAST_DTYPES.get(self.precision)

@@ -1,4 +1,4 @@
-"""Progress of a run: messages, a live line on the terminal, history.csv and progress.json."""
+"""Progress of a run: messages, a live line on the terminal, history.csv, iterations.csv and progress.json."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from roadmap.records.history import PROGRESS_INTERVAL_SECONDS, History, Progress, Row, write_progress
+from roadmap.records.history import (
+    PROGRESS_INTERVAL_SECONDS,
+    History,
+    IterationLog,
+    Progress,
+    Row,
+    write_progress,
+)
 from roadmap.runtime.logs import logger
 from roadmap.runtime.progress import format_duration
 
@@ -25,7 +32,7 @@ class RunProgress:
 
     Every epoch ends with a message. Within an epoch there is a live line on a terminal, else a message every 10
     seconds. A run of a sweep has a title. It sends all messages to its log, and at most one every 10 seconds to the
-    console. With a folder, history.csv and progress.json in it are kept up to date.
+    console. With a folder, history.csv, iterations.csv and progress.json in it are kept up to date.
     """
 
     def __init__(
@@ -36,9 +43,11 @@ class RunProgress:
         folder: Path | None = None,
         first: int = 0,
         curve: Sequence[Row] = (),
+        log_every: int = 50,
     ) -> None:
         """Start the progress of a run. `title` is the start of each message. Runs with a title show no live line,
-        because several may run at once. `first` iterations, and the epochs of `curve`, were done before a resume."""
+        because several may run at once. `first` iterations, and the epochs of `curve`, were done before a resume.
+        `log_every` is the number of iterations between two lines of iterations.csv."""
         self.title, self.folder, self.first = title, folder, first
         self.started = self.last_message = time.monotonic()
         self.last_write = 0.0  # of progress.json
@@ -47,8 +56,10 @@ class RunProgress:
         for row in curve:
             self.state.top1 = row.get("test_top1", self.state.top1)
         self.history: History | None = None
+        self.iterations: IterationLog | None = None
         if folder is not None:
             self.history = History(folder, curve)
+            self.iterations = IterationLog(folder, first, iterations_per_epoch, log_every)
             self._write()
         self.live: ProgressBar | None = None
         if sys.stdout.isatty() and not title:
@@ -65,9 +76,11 @@ class RunProgress:
         if self.live is not None:
             self.live.stop()
 
-    def update(self, epoch: int, iteration: int, loss: float, images_per_second: float | None) -> None:
+    def update(self, epoch: int, iteration: int, loss: float, images_per_second: float | None, lr: float) -> None:
         """Show that `iteration` iterations of epoch `epoch` (from 0) are done; `loss` is the mean of this epoch so far,
-        `images_per_second` that of the whole training so far."""
+        `images_per_second` that of the whole training so far, `lr` the learning rate."""
+        if self.iterations is not None:
+            self.iterations.append(epoch, iteration, lr, loss, images_per_second)
         state = self.state
         state.epoch, state.iteration = epoch + 1, iteration
         state.train_loss, state.images_per_second = loss, images_per_second

@@ -78,8 +78,7 @@ class Trainer:
         # Position: `iteration` iterations of epoch `epoch` (from 0) are done; `loss_sum` is the sum of their losses.
         self.epoch = self.iteration = 0
         self.loss_sum = torch.zeros((), device=device)
-        # The first iteration (from 1) whose loss was not finite; 0 if there is none.
-        self.first_bad_iteration = torch.zeros((), device=device, dtype=torch.int64)
+        self.first_bad_iteration = torch.zeros((), device=device, dtype=torch.int64)  # from 1; 0: all losses are finite
         self.checkpoints: checkpoint.Writer | None = None  # in rank zero, while it trains with a folder
 
     def train(self, folder: Path | None = None) -> nn.Module:
@@ -91,7 +90,8 @@ class Trainer:
         epochs, per_epoch = self.schedule.epochs, self.iterations_per_epoch
         evaluated = evaluated_epochs(self.schedule, self.spec.budget.evaluations)
         watched = folder if self.world.is_rank_zero else None
-        progress = RunProgress(epochs, per_epoch, self.title, watched, self._num_done(), self.metrics.curve)
+        every = self.device_config.log_interval(self.spec.log_every)
+        progress = RunProgress(epochs, per_epoch, self.title, watched, self._num_done(), self.metrics.curve, every)
         with deferred_signals() as stop, self._checkpoints_in(watched), progress:
             forward = self.wrap_model()
             while self.epoch < epochs:
@@ -145,7 +145,8 @@ class Trainer:
                 continue
             mean_loss = self._mean_loss()
             metrics.train_seconds = seconds_before + time.perf_counter() - started
-            progress.update(self.epoch, self.iteration, mean_loss, metrics.images_per_second)
+            rate = self.optimizer.param_groups[0]["lr"]
+            progress.update(self.epoch, self.iteration, mean_loss, metrics.images_per_second, rate)
             any_save, any_stop = distributed.all_reduce_max(due or late, bool(stop))
             if any_stop:
                 self._stop(stop)
@@ -167,9 +168,8 @@ class Trainer:
             drop_path.draw_masks(self.model, spec.seed, epoch, iteration, batch.positions)
             self.norm_groups.select(self.split.norm_groups(batch.positions))
             images, targets = self.augment(batch, epoch, iteration, self.split.batch_size)
-            is_last = i + 1 == len(self.split.parts)
             share = len(part) / self.split.batch_size  # of the global batch
-            with nullcontext() if is_last else forward.without_averaging():
+            with nullcontext() if i + 1 == len(self.split.parts) else forward.without_averaging():
                 with self.device_config.autocast():
                     logits = forward(images)
                 loss = recipe.training_loss(logits, targets, spec.recipe) * share

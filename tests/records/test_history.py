@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from roadmap.records import history
-from roadmap.records.history import History, Progress, read_history, write_progress
+from roadmap.records.history import History, IterationLog, Progress, read_history, read_iterations, write_progress
 from roadmap.records.record import FORMAT, write_record
 
 CURVE: list[dict[str, Any]] = [
@@ -91,3 +91,41 @@ def test_progress_that_cannot_be_written_is_left_out(tmp_path: Path, monkeypatch
     written = history.History(tmp_path, [])
     written.append(CURVE[0], 1.0)
     assert not list(tmp_path.iterdir())
+
+
+def iteration_lines(folder: Path) -> list[list[str]]:
+    return [line.split(",") for line in (folder / "iterations.csv").read_text().splitlines()[1:]]
+
+
+def append_iterations(log: IterationLog, first: int, last: int) -> None:
+    """Append the iterations after `first` to `last` of epochs of 10 iterations; the loss of iteration i is 1 / i."""
+    for i in range(first + 1, last + 1):
+        epoch, iteration = divmod(i - 1, 10)
+        mean = sum(1 / j for j in range(10 * epoch + 1, i + 1)) / (iteration + 1)
+        log.append(epoch, iteration + 1, 0.1 / i, mean, 100.0)
+
+
+def test_iterations_have_the_mean_loss_since_the_line_before(tmp_path: Path) -> None:
+    append_iterations(IterationLog(tmp_path, 0, 10, 4), 0, 22)
+    found = read_iterations(tmp_path)
+    assert [int(row["iteration"]) for row in found] == [4, 8, 10, 14, 18, 20]
+    assert [int(row["epoch"]) for row in found] == [1, 1, 1, 2, 2, 2]
+    parts = [(1, 4), (5, 8), (9, 10), (11, 14), (15, 18), (19, 20)]
+    for row, (first, last) in zip(found, parts, strict=True):
+        expected = sum(1 / i for i in range(first, last + 1)) / (last - first + 1)
+        assert float(row["loss"]) == pytest.approx(expected, rel=1e-12) and float(row["lr"]) == 0.1 / last
+
+
+@pytest.mark.parametrize("position", [0, 3, 4, 9, 10, 13, 20])
+@pytest.mark.parametrize("tail", ["", "23,3,0.", "\0\0\0", "x,y\n", "40,4,0.1,1.0,1.0,9\n", "4,1,nan,1.0,1.0,9\n"])
+def test_after_a_resume_each_iteration_has_one_line_with_the_same_values(
+    tmp_path: Path, position: int, tail: str
+) -> None:
+    append_iterations(IterationLog(tmp_path, 0, 10, 4), 0, 22)
+    before = iteration_lines(tmp_path)
+    with (tmp_path / "iterations.csv").open("a") as file:
+        file.write(tail)
+    resumed = IterationLog(tmp_path, position, 10, 4)
+    assert iteration_lines(tmp_path) == [row for row in before if int(row[0]) <= position]
+    append_iterations(resumed, position, 22)
+    assert iteration_lines(tmp_path) == before

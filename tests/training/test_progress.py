@@ -70,7 +70,7 @@ def test_progress_is_written_every_two_seconds_at_most(tmp_path: Path, monkeypat
     shown = RunProgress(2, 100, "title", tmp_path, first=50)
     for iteration in range(51, 101):
         now[0] += 0.125
-        shown.update(0, iteration, 1.0, 10.0)
+        shown.update(0, iteration, 1.0, 10.0, 0.1)
     assert written == [50, 66, 82, 98]
     assert shown.state.seconds_left == pytest.approx(12.5)  # of the 50 iterations since the resume
 
@@ -104,7 +104,7 @@ def test_a_sweep_shows_few_epochs_on_the_console_and_all_in_the_log(
     shown = RunProgress(10, 4, "title", tmp_path)
     for epoch in range(10):
         now[0] += 4
-        shown.update(epoch, 4, 1.0, 10.0)
+        shown.update(epoch, 4, 1.0, 10.0, 0.1)
         shown.end_epoch({"epoch": epoch + 1, "train_loss": 1.0}, now[0])
     assert capsys.readouterr().out.count("title epoch") == 10  # standard output is the log
     assert [line.split()[2] for line in console.getvalue().splitlines()] == ["3/10", "6/10", "9/10"]
