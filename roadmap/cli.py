@@ -32,6 +32,7 @@ SUBCOMMANDS = {
     "watch": "roadmap.commands.watch:watch_command",
     "predict": "roadmap.commands.predict:predict_command",
     "export": "roadmap.commands.export:export_command",
+    "evaluate": "roadmap.commands.evaluate:evaluate_command",
     "doctor": "roadmap.commands.doctor:doctor_command",
 }
 

@@ -12,6 +12,7 @@ from roadmap.config.names import one_line
 from roadmap.config.roadmaps import Roadmap, load_roadmap
 from roadmap.config.schema import SpecError
 from roadmap.records.check import read_scores
+from roadmap.records.evaluation import read_evaluation
 from roadmap.records.manifest import MANIFEST_NAME, Manifest, read_manifest, setting_overrides
 from roadmap.records.record import FAILED, FORMAT, RUNS_FOLDER, InvalidRecordError, load_record
 
@@ -68,6 +69,8 @@ def read_study_records(
         if score.problem
     ]
     records = [record | {"correct": score.values} for record, score in zip(records, scores, strict=True)]
+    for record in records:
+        record["evaluation"] = read_evaluation(folder.parent / RUNS_FOLDER / record["run"])
     problems += _shortened("Left out: {}.", invalid)
     problems += _shortened("Only the accuracy of these runs is used, not the single test images: {}.", without_images)
     if roadmap is None and manifest is not None and name != RUNS_FOLDER:

@@ -33,7 +33,9 @@ COLUMNS = [
     "top1_low", "top1_high", "top5_mean", "loss_mean", "wall_seconds", "peak_memory_mib",
     "n_failed", "n_diverged", "variant", "reference", "beyond", "section",
 ]  # fmt: skip
-EMA_COLUMNS = ["ema_top1_mean", "ema_top1_std"]  # further columns, if a run has a moving average of the weights
+# Further columns, if a run has a moving average of the weights, or was evaluated with `roadmap evaluate`.
+EMA_COLUMNS = ["ema_top1_mean", "ema_top1_std"]
+EVALUATION_COLUMNS = ["robustness_mean", "calibration_error_mean", "latency_ms"]
 STATUSES = (FAILED, DIVERGED, COMPLETED)  # the status of a row is the first of these that one of its seeds has
 
 
@@ -169,7 +171,8 @@ def _scores(after: Row, before: Row) -> tuple[dict[int, np.ndarray], dict[int, n
 def _make_table(
     rows: Sequence[Row], against: Sequence[int | None], comparisons: Sequence[Comparison | None], roadmap: Roadmap
 ) -> pd.DataFrame:
-    """Return one line for each row, with the columns COLUMNS, and EMA_COLUMNS if a run has a moving average.
+    """Return one line for each row, with the columns COLUMNS, and EMA_COLUMNS and EVALUATION_COLUMNS where runs have
+    values.
 
     Accuracies and differences are in percent.
 
@@ -219,13 +222,18 @@ def _make_table(
             and any(not (info["section"] or info["reference"]) for info in infos),
             "section": _section(row, rows[other] if other is not None else None, roadmap),
         }
+        evaluations = [record["evaluation"] for record in completed if record.get("evaluation")]
+        line["robustness_mean"] = _values(evaluations, "corrupted_top1").mean()
+        line["calibration_error_mean"] = _values(evaluations, "calibration_error").mean()
+        line["latency_ms"] = _values([found.get("latency", {}) for found in evaluations], "batch_1_ms").min()
         if comparison is not None:
             line |= {"n_pairs": comparison.n, "delta_low": comparison.low, "delta_high": comparison.high}
             for name in ("delta", "p", "p_holm", "p_images", "p_images_holm", "smallest_p", "verdict", "seeds_needed"):
                 line[name] = getattr(comparison, name)
         lines.append(line)
     has_ema = any(record.get("ema") for row in rows for record in row.completed)
-    table = pd.DataFrame(lines, columns=[*COLUMNS, *EMA_COLUMNS] if has_ema else COLUMNS)
+    table = pd.DataFrame(lines, columns=[*COLUMNS, *(EMA_COLUMNS if has_ema else []), *EVALUATION_COLUMNS])
+    table = table.drop(columns=[name for name in EVALUATION_COLUMNS if table[name].isna().all()])
     table[["params", "n_pairs"]] = table[["params", "n_pairs"]].astype("Int64")
     return table.round(9)  # every form of the table then rounds the same number
 

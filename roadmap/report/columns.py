@@ -113,6 +113,9 @@ COLUMNS = (
     Column("wall_seconds", "time per run", "s", "{:,.1f}", page_only=True, is_cost=True),
     Column("top5_mean", "top-5", "%", "{:.2f}", page_only=True),
     Column("loss_mean", "loss", form="{:.3f}", page_only=True),
+    Column("robustness_mean", "robustness", "%", "{:.2f}", page_only=True),
+    Column("calibration_error_mean", "calibration error", "%", "{:.2f}", page_only=True),
+    Column("latency_ms", "latency", "ms", "{:.2f}", page_only=True, is_cost=True),
     Column("against", "compared with", is_text=True, page_only=True),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,8 +47,11 @@ def evaluate(
     device_config: DeviceConfig,
     on_error: OnError,
     stop: StopRequest | None = None,
+    collect: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Evaluation | None:
     """Return top-1, top-5 and loss over all of `batches`, with several processes over all their shares.
+
+    `collect` is called with the logits, float32 (N, K), and the labels (N,) of each batch.
 
     Returns None if `stop` is set before the end (one process only). Raises DivergedError on a non-finite loss and
     BadImageError on an unreadable image that may not be skipped.
@@ -67,6 +70,8 @@ def evaluate(
         with device_config.autocast():
             logits = model(images)
         logits = logits.float()
+        if collect is not None:
+            collect(logits, labels)
         hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         sums += torch.stack([F.cross_entropy(logits, labels, reduction="sum"), hits.sum()])
         chunks.append((batch.indices, labels, hits[:, 0]))

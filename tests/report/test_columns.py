@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from roadmap.analysis.table import COLUMNS as TABLE_COLUMNS
-from roadmap.analysis.table import EMA_COLUMNS, read_study
+from roadmap.analysis.table import EMA_COLUMNS, EVALUATION_COLUMNS, read_study
 from roadmap.config.roadmaps import load_roadmap
 from roadmap.report import columns, figures, page, writer
 from roadmap.report.columns import COLUMNS, NO_VALUE, Column
@@ -18,7 +18,7 @@ from tests.helpers import make_study, write_run
 
 
 def test_keys_are_columns_of_the_table_and_headers_are_unique() -> None:
-    assert {column.key for column in COLUMNS} <= {*TABLE_COLUMNS, *EMA_COLUMNS}
+    assert {column.key for column in COLUMNS} <= {*TABLE_COLUMNS, *EMA_COLUMNS, *EVALUATION_COLUMNS}
     assert len({column.header for column in COLUMNS}) == len(COLUMNS)
 
 

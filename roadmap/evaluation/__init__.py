@@ -1,0 +1,1 @@
+"""Evaluation of trained networks beyond a run: per class, calibration, common corruptions, latency."""
