@@ -102,7 +102,13 @@ def _run_overrides() -> None:
 
     from roadmap.config import paths
     from roadmap.config.compose import register_schema, to_spec
-    from roadmap.config.overrides import check_arguments, check_overrides, describe_study_sweep, rewrite_study_override
+    from roadmap.config.overrides import (
+        accept_step,
+        check_arguments,
+        check_overrides,
+        describe_study_sweep,
+        rewrite_study_override,
+    )
     from roadmap.config.selection import choose_folders, choose_for_completion, choose_roadmap, search_path_overrides
     from roadmap.runtime.logs import configure_logging
     from roadmap.sweep.planned_run import PlannedRun
@@ -110,7 +116,7 @@ def _run_overrides() -> None:
 
     configure_logging()
     register_schema()
-    roadmap, arguments = choose_roadmap(check_arguments(choose_folders(sys.argv[1:])))
+    roadmap, arguments = choose_roadmap(accept_step(check_arguments(choose_folders(sys.argv[1:]))))
     check_overrides([word for word in arguments if re.match(r"~|[^-][^=]*=|=", word)], roadmap)
     if any(argument == "-c" or argument.startswith("--cfg") for argument in arguments):
         for line in describe_study_sweep(arguments):

@@ -136,7 +136,6 @@ OTHER = [
     (("network=null",), "network=null: must be a section; set its fields, as network.depths=..."),
     (("data=null",), "data=null: must be the name of a config; use one of cifar10"),
     (("+step=5",), "step=5: must be the name of a config; use one of baseline"),
-    (("step=gelu",), "step=gelu: has no default to replace; write +step=gelu"),
     (("+step=gelu", "+step=grn"), "step: given more than once; give it once, or several as -m +step=a,b"),
     (("seed=1,2",), "seed=1,2: several values; add -m to train each of them"),
     (("+transforms={a: {label: x}}",), "cannot be set; use +transform=NAME"),

@@ -77,6 +77,21 @@ class Design(Enum):
     recipe = "recipe"
 
 
+class Sampler(Enum):
+    """How a search proposes values: Optuna's tree-structured Parzen estimator, or at random."""
+
+    tpe = "tpe"
+    random = "random"
+
+
+class Pruner(Enum):
+    """Which runs of a search stop early: those below the median of the others, by Hyperband, or none."""
+
+    median = "median"
+    hyperband = "hyperband"
+    none = "none"
+
+
 class Reference(Enum):
     """Reference network, built by timm instead of ours: a Swin Transformer (Liu et al., ICCV 2021)."""
 

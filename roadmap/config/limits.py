@@ -81,6 +81,8 @@ LARGEST: dict[str, float] = {
     "base.paper_table": 11,
     "design.orders": 100,
     "design.order_seed": 2**63 - 1,
+    "tune.trials": 10_000,
+    "tune.seed": 2**63 - 1,
     "seed": 2**63 - 1,
     "accumulate": 1_000_000,
     "processes": 1024,
@@ -99,6 +101,8 @@ def check_limits(section: Any, prefix: str = "") -> None:
             check_limits(value, f"{path}.")
         elif isinstance(value, str):
             _check_text(value, path)
+        elif path == "tune.space":  # see roadmap.config.search_space
+            continue
         elif isinstance(value, dict):  # transforms
             for name, info in value.items():
                 _require(is_label(info.label), f"{path}.{name}.label={printable(info.label, 100)}: {LABEL_RULE}")

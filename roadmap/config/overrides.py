@@ -150,6 +150,11 @@ def _unquote(value: str) -> str:
     return value[1:-1] if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"" else value
 
 
+def accept_step(arguments: Sequence[str]) -> list[str]:
+    """Return `arguments` with `+step=NAME`, the form that Hydra needs, where `step=NAME` was given."""
+    return [f"+{argument}" if argument.startswith("step=") else argument for argument in arguments]
+
+
 def rewrite_study_override(overrides: list[str]) -> list[str]:
     """Return `overrides` with `study=NAME` rewritten so that it sets the field `study`.
 

@@ -23,7 +23,9 @@ from roadmap.config.choices import (
     OnError,
     Optimizer,
     Precision,
+    Pruner,
     Reference,
+    Sampler,
     Stem,
 )
 
@@ -206,6 +208,17 @@ class DesignSpec:
 
 
 @dataclass
+class TuneSpec:
+    """The search of `+study=tune` for the best values of fields; see `roadmap.sweep.tuning`."""
+
+    trials: int | None = None  # runs for each network; None: no search
+    sampler: Sampler = Sampler.tpe
+    pruner: Pruner = Pruner.median
+    seed: int = 0  # of the sampler
+    space: dict[str, Any] = field(default_factory=dict)  # field -> values; see `roadmap.config.search_space`
+
+
+@dataclass
 class RunSpec:
     """One run, and the sweep and study that it belongs to."""
 
@@ -221,6 +234,8 @@ class RunSpec:
     seed: int = 0
     study: str = "runs"  # study of the runs: listed in out/STUDY/study.json, reported in reports/STUDY/
     design: DesignSpec = field(default_factory=DesignSpec)
+    tune: TuneSpec = field(default_factory=TuneSpec)
+    tuned: str | None = None  # best.json of a search: each step gets its own best values; None: none
     reference: str | None = None  # transform of a reference network (swin) that the study also trains; None: none
     plan: bool = False  # dry run: list the runs, their status and their estimated cost
     plan_device: str = "auto"  # with `plan`: auto, none, here, or the name of a GPU; see sweep.estimate

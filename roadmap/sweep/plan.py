@@ -24,6 +24,7 @@ from roadmap.config.network_composer import NetworkComposer
 from roadmap.config.overrides import check_files
 from roadmap.config.roadmaps import Roadmap, load_roadmap
 from roadmap.config.schema import DesignSpec, RunSpec, SpecError
+from roadmap.config.tuned import read_best, step_of
 from roadmap.config.validation import validate_design
 from roadmap.records.manifest import NETWORK_GROUPS, setting_overrides
 from roadmap.records.record import run_folder
@@ -50,7 +51,7 @@ def plan_runs(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
             f"{own_network}: design.name={design} chooses the networks itself; set design.full=STEP for another network"
         )
     networks = [overrides_of(member.transforms, roadmap) for member in layout.members] or [[]]
-    composer = _Composer(config, loader, roadmap)
+    composer = Composer(config, loader, roadmap)
     runs: dict[Path, PlannedRun] = {}
     combinations = expand_sweep(OverridesParser.create(config_loader=loader).parse_overrides(list(arguments)))
     if len(networks) * len(combinations) > MAX_SWEEP_RUNS:
@@ -92,13 +93,14 @@ def expand_sweep(overrides: Sequence[Override]) -> list[list[str]]:
     return [list(combination) for combination in itertools.product(*choices.values())]
 
 
-class _Composer:
+class Composer:
     """Composes runs; runs that differ only in their seed are composed once."""
 
     def __init__(self, config: DictConfig, loader: ConfigLoader, roadmap: Roadmap) -> None:
         self.roadmap = roadmap
         self.networks = NetworkComposer(partial(loader.load_sweep_config, config), roadmap)
         self.composed: dict[tuple[str, ...], RunSpec] = {}
+        self.tuned = read_best(config.tuned)
 
     def compose(self, overrides: list[str]) -> RunSpec:
         seeds = [override for override in overrides if re.fullmatch("seed=[0-9]+", override)]
@@ -106,7 +108,7 @@ class _Composer:
         for override in overrides:
             check_files(override, self.roadmap)
         if len(seeds) != 1 or "${" in "".join(others) or others not in self.composed:
-            self.composed[others] = self.networks.compose(overrides)
+            self.composed[others] = self.networks.compose([*overrides, *self.tuned.get(step_of(overrides), [])])
         spec = copy.deepcopy(self.composed[others])
         if seeds:
             spec.seed = int(seeds[0].removeprefix("seed="))

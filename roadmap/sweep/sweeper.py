@@ -42,6 +42,7 @@ from roadmap.sweep.processes import process_context, unblock_signals
 from roadmap.sweep.run_process import summarize_record, with_log
 from roadmap.sweep.scheduler import run_locally
 from roadmap.sweep.tracking import tracked
+from roadmap.sweep.tuning import tune
 
 
 def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> None:
@@ -50,10 +51,15 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     Raises SpecError or Hydra's errors before anything starts, Stopped after a signal, and RunFailed at the end if a
     run failed or diverged.
     """
+    launcher = launcher_of(config)
+    if config.tune.trials is not None:
+        if launcher is not None:
+            raise SpecError("hydra/launcher: a search trains on this machine; leave the launcher out")
+        tune(config, loader, arguments)
+        return
     runs, layout = plan_runs(config, loader, arguments)
     first = runs[0].spec
     check_plan_device(first.plan_device)
-    launcher = launcher_of(config)
     if first.plan:
         logger.info(estimate_runtime(runs, on_cluster=launcher is not None))
         return

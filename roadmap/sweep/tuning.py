@@ -1,0 +1,328 @@
+"""The search of `+study=tune`: Optuna proposes values of fields, and each trial is a run on held-out training images.
+
+Every network of the command has a search of its own. The trials are in a journal file of Optuna in the study's folder:
+after a stop, the same command continues trials that were running from their checkpoints, and repeats none.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shlex
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from roadmap.config.choices import Pruner, Sampler
+from roadmap.config.datasets import KNOWN_DATASETS
+from roadmap.config.designs import Layout
+from roadmap.config.roadmaps import load_roadmap
+from roadmap.config.schema import RunSpec, SpecError
+from roadmap.config.search_space import dimensions_of
+from roadmap.config.tuned import BEST_NAME, to_overrides
+from roadmap.records.history import read_history
+from roadmap.records.manifest import add_runs
+from roadmap.records.record import COMPLETED, FAILED, finished_record, study_folder
+from roadmap.runtime.files import write_atomically
+from roadmap.runtime.logs import logger
+from roadmap.runtime.signals import Stopped, deferred_signals
+from roadmap.runtime.world import is_distributed
+from roadmap.sweep.errors import RunFailed
+from roadmap.sweep.estimate import estimate_runtime
+from roadmap.sweep.gpu_sharing import place_runs
+from roadmap.sweep.plan import Composer, plan_runs
+from roadmap.sweep.planned_run import PlannedRun
+from roadmap.sweep.preparation import check_specs
+from roadmap.sweep.run_process import RunProcess, summarize_record, with_log
+from roadmap.sweep.scheduler import POLL_SECONDS, how_to_resume
+
+JOURNAL_NAME = "optuna.journal"  # in the study's folder
+HOLDOUT_SHARE = 0.2  # of the training images, if data.holdout is not set
+STARTUP_TRIALS = 5  # before the sampler and the pruner use the results
+
+
+@dataclass
+class _Target:
+    """One network, and its search."""
+
+    run: PlannedRun  # without the search
+    study: Any  # of Optuna
+    resumed: list[Any] = field(default_factory=list)  # its trials that were running when the last command stopped
+
+    @property
+    def name(self) -> str:
+        """Name in messages and files: the network and its setting."""
+        return " ".join([self.run.spec.name, *self.run.setting])
+
+    def next_trial(self, num_trials: int) -> Any:
+        """Return a trial that was interrupted, or a new one; None if there are enough."""
+        if self.resumed:
+            return self.resumed.pop()
+        return self.study.ask() if len(self.study.get_trials(deepcopy=False)) < num_trials else None
+
+
+@dataclass
+class _Trial:
+    """A trial that runs."""
+
+    target: _Target
+    trial: Any  # of Optuna
+    process: RunProcess
+    num_reported: int = 0  # epochs
+    is_pruned: bool = False
+
+    def report(self) -> None:
+        """Report the evaluated epochs to Optuna, and stop the run if it should be pruned."""
+        rows = [row for row in read_history(self.process.folder) if row["test_top1"]]
+        for row in rows[self.num_reported :]:
+            self.trial.report(float(row["test_top1"]), int(row["epoch"]))
+            self.num_reported += 1
+            if not self.is_pruned and self.trial.should_prune():
+                self.is_pruned = True
+                self.process.terminate()
+
+
+def tune(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> None:
+    """Search the best values for each network that `arguments` ask for, and write the results.
+
+    Raises SpecError before anything starts, Stopped after a signal, RunFailed if a network has no completed trial.
+    """
+    _check_installed(config)
+    _set_holdout(config)
+    arguments = [*arguments, f"data.holdout={config.data.holdout}"]
+    runs, layout = plan_runs(config, loader, arguments)
+    first, num_trials = runs[0].spec, runs[0].spec.tune.trials
+    assert num_trials is not None
+    _check(runs, layout)
+    composer = Composer(config, loader, load_roadmap(first.roadmap))
+    if first.plan:
+        logger.info(estimate_runtime(runs))
+        logger.info(f"tune.trials={num_trials}: each network is trained up to {num_trials} times")
+        return
+    check_specs([run.spec for run in runs])
+    folder = study_folder(first)
+    folder.mkdir(parents=True, exist_ok=True)
+    targets = [_Target(run, _open_study(folder, run, first)) for run in runs]
+    for target in targets:
+        target.resumed = _running_trials(target.study)
+    networks = f"{len(targets)} networks" if len(targets) > 1 else targets[0].name
+    logger.info(f"{first.study}: {num_trials} trials of {networks}, on {first.data.holdout:,} held-out images")
+    _run_trials(targets, composer, num_trials)
+    _finish(targets, Path(first.reports) / first.study)
+
+
+def _check_installed(config: DictConfig) -> None:
+    try:
+        import optuna
+    except ImportError as error:
+        raise SpecError("+study=tune: needs optuna; pip install 'roadmap[tune]'") from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if is_distributed():
+        raise SpecError("+study=tune: does not run under torchrun; set processes=N for several processes per run")
+    if not config.data.get("name"):
+        raise SpecError("data.name: is required; set data=NAME")
+
+
+def _set_holdout(config: DictConfig) -> None:
+    """Hold out a share of the training images if `data.holdout` is not set.
+
+    Raises SpecError if the number of training images is unknown.
+    """
+    if config.data.holdout is not None:
+        return
+    known = KNOWN_DATASETS.get(config.data.name)
+    if known is None or known.sizes is None:
+        message = "a search needs held-out training images; set their number"
+        raise SpecError(f"data.holdout=null: {message}, as data.holdout=1000")
+    with open_dict(config):
+        config.data.holdout = round(HOLDOUT_SHARE * known.sizes[0])
+
+
+def _check(runs: Sequence[PlannedRun], layout: Layout) -> None:
+    if layout.members:
+        raise SpecError("design.name: a search takes its networks from +step=...; leave the design out")
+    names = [(run.spec.name, run.setting) for run in runs]
+    if len(set(names)) < len(names):
+        raise SpecError("seed: a trial has one seed; give one")
+    dimensions = dimensions_of(runs[0].spec.tune.space)
+    for run in runs:
+        given = {override.lstrip("+").split("=")[0] for override in run.overrides}
+        if both := [dimension.field for dimension in dimensions if dimension.field in given]:
+            raise SpecError(f"{both[0]}: is in tune.space and set by the command; leave one of them out")
+
+
+def _open_study(folder: Path, run: PlannedRun, spec: RunSpec) -> Any:
+    """Return Optuna's study of a network, which the journal file may have from an earlier command."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    name = json.dumps([run.spec.name, *run.setting])
+    storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL_NAME)))
+    epochs = max(2, round(run.spec.budget.epochs or run.spec.recipe.epochs))
+    pruners: dict[Pruner, Any] = {
+        Pruner.median: optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS),
+        Pruner.hyperband: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs),
+        Pruner.none: optuna.pruners.NopPruner(),
+    }
+    study = optuna.create_study(
+        storage=storage, study_name=name, direction="maximize", load_if_exists=True, pruner=pruners[spec.tune.pruner]
+    )
+    seed = zlib.crc32(repr((spec.tune.seed, name, len(study.get_trials(deepcopy=False)))).encode())
+    if spec.tune.sampler is Sampler.random:
+        study.sampler = optuna.samplers.RandomSampler(seed)
+    else:
+        with warnings.catch_warnings(action="ignore"):  # these two options are experimental
+            study.sampler = optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=STARTUP_TRIALS, constant_liar=True, multivariate=True
+            )
+    space = OmegaConf.to_yaml(OmegaConf.create(spec.tune.space))
+    if study.user_attrs.get("space", space) != space:
+        raise SpecError(
+            f"tune.space: study={spec.study} has trials of another search space; choose another name with study=NAME"
+        )
+    study.set_user_attr("space", space)
+    return study
+
+
+def _running_trials(study: Any) -> list[Any]:
+    """Return the trials that were running when an earlier command ended."""
+    from optuna.trial import Trial, TrialState
+
+    return [Trial(study, frozen._trial_id) for frozen in study.get_trials(states=(TrialState.RUNNING,))]
+
+
+def _run_trials(targets: Sequence[_Target], composer: Composer, num_trials: int) -> None:
+    """Run the trials of all targets, several at a time. Raises Stopped after a signal, with checkpoints."""
+    placement = place_runs([target.run for target in targets])
+    waiting, running, numbers = list(targets), list[_Trial](), itertools.count(1)
+    with deferred_signals() as stop:
+        try:
+            while (waiting or running) and not stop:
+                while waiting and len(running) < placement.num_parallel and not stop:
+                    trial = waiting[0].next_trial(num_trials)
+                    if trial is None:
+                        waiting.pop(0)
+                        continue
+                    run = _run_of(waiting[0], trial, composer)
+                    add_runs([(run.spec, run.overrides)], Layout())
+                    if record := finished_record(run.spec):
+                        _tell(waiting[0], trial, run, record)
+                        continue
+                    used = [other.process.gpu for other in running]
+                    gpu = min(range(placement.num_groups), key=used.count) if placement.num_groups else None
+                    title = f"[{waiting[0].name} trial {trial.number + 1}/{num_trials}]"
+                    process = RunProcess(
+                        run, title, placement.num_threads, gpu, next(numbers), placement.resources, placement.num_ranks
+                    )
+                    running.append(_Trial(waiting[0], trial, process))
+                ended = wait([entry.process.sentinel for entry in running], timeout=POLL_SECONDS)
+                for entry in list(running):
+                    entry.report()
+                    if entry.process.sentinel in ended and not stop:
+                        running.remove(entry)
+                        _end(entry)
+        finally:
+            for entry in running:
+                entry.process.terminate()
+            for entry in running:
+                entry.process.process.join()
+    if stop:
+        raise Stopped(f"stopped by {stop.reason}; {how_to_resume()}")
+
+
+def _run_of(target: _Target, trial: Any, composer: Composer) -> PlannedRun:
+    """Return the run of a trial."""
+    spec = target.run.spec
+    values = {dimension.field: dimension.value_of(trial, spec) for dimension in dimensions_of(spec.tune.space)}
+    overrides = [*target.run.overrides, *to_overrides(values)]
+    trial.set_user_attr("values", values)
+    return PlannedRun(composer.compose(overrides), overrides, tuple(to_overrides(values)), target.run.folders)
+
+
+def _end(entry: _Trial) -> None:
+    """Tell Optuna how a run ended."""
+    from optuna.trial import TrialState
+
+    process = entry.process
+    if entry.is_pruned and not process.has_new_record:
+        process.process.join()
+        for path in process.folder.glob("checkpoint*"):
+            path.unlink()
+        (process.folder / "progress.json").unlink(missing_ok=True)
+        entry.target.study.tell(entry.trial, state=TrialState.PRUNED)
+        logger.info(f"{process.title} pruned after {entry.num_reported} evaluations: {' '.join(process.run.setting)}")
+        return
+    record = process.finish()
+    if record is None or (record["status"] == FAILED and process.was_stopped):
+        return  # locked or stopped: the trial stays as it is, for the next command
+    _tell(entry.target, entry.trial, process.run, record)
+
+
+def _tell(target: _Target, trial: Any, run: PlannedRun, record: dict[str, Any]) -> None:
+    from optuna.trial import TrialState
+
+    title = f"[{target.name} trial {trial.number + 1}]"
+    if record["status"] == FAILED:
+        target.study.tell(trial, state=TrialState.FAIL)
+        logger.info(f"{title} {with_log(summarize_record(record), record, Path(run.spec.out) / 'runs')}")
+        return
+    # A run that diverged has learned nothing: it counts as 0.
+    value = record["top1"] if record["status"] == COMPLETED else 0.0
+    target.study.tell(trial, value)
+    logger.info(f"{title} {summarize_record(record)}: {' '.join(run.setting)}")
+
+
+def _finish(targets: Sequence[_Target], to: Path) -> None:
+    """Write and log the results: the trials, the importance of the fields, the best values and their command."""
+    from roadmap.report.tuning import write_tuning
+
+    found = list(_results(targets))
+    best = {result["step"]: result["best"] for result in found if result["best"] is not None}
+    to.mkdir(parents=True, exist_ok=True)
+    write_atomically(to / BEST_NAME, (json.dumps(best, indent=1) + "\n").encode())
+    for result, target in zip(found, targets, strict=True):
+        states = ", ".join(f"{count} {state}" for state, count in result["states"].items())
+        logger.info(f"{target.name}: {states}")
+        if result["best"] is not None:
+            dropped = ("data.holdout=", "study=", "tune.")
+            overrides = [o for o in target.run.overrides if not o.lstrip("+~").startswith(dropped)]
+            command = shlex.join(["python", "run_roadmap.py", *overrides, *to_overrides(result["best"])])
+            logger.info(f"  best held-out top-1 {result['value']:.2f} %: {command}")
+    paths = write_tuning(found, to)
+    logger.info("report:\n" + "\n".join(f"  {path}" for path in [to / BEST_NAME, *paths]))
+    if without := [result["step"] for result in found if result["best"] is None]:
+        raise RunFailed(f"{', '.join(without)}: no trial completed; the log of each run shows the reason")
+
+
+def _results(targets: Sequence[_Target]) -> Iterator[dict[str, Any]]:
+    """Yield what a search has found, as `roadmap.report.tuning` writes it."""
+    from optuna.importance import get_param_importances
+    from optuna.trial import TrialState
+
+    for target in targets:
+        trials = target.study.get_trials(deepcopy=False)
+        completed = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+        best = max(completed, key=lambda trial: trial.value, default=None)
+        states: dict[str, int] = {}
+        for trial in trials:
+            states[trial.state.name.lower()] = states.get(trial.state.name.lower(), 0) + 1
+        enough = len({trial.value for trial in completed}) > 1
+        yield {
+            "step": target.name,
+            "states": states,
+            "best": best.user_attrs["values"] if best is not None else None,
+            "value": best.value if best is not None else None,
+            "importances": dict(get_param_importances(target.study)) if enough else {},
+            "trials": [
+                {"trial": t.number + 1, "state": t.state.name.lower(), "top1": t.value} | t.user_attrs.get("values", {})
+                for t in trials
+            ],
+        }
