@@ -155,3 +155,12 @@ def test_the_tutorial_can_be_followed(tmp_path: Path) -> None:
     if not (Path(sys.executable).parent / "roadmap").exists():
         pytest.skip("the console script `roadmap` is not installed")
     assert run_blocks("docs/tutorial.md", tmp_path, str(ROOT)) > 5
+
+
+@pytest.mark.slow
+def test_the_page_on_integrations_can_be_followed(tmp_path: Path) -> None:
+    if not (Path(sys.executable).parent / "roadmap").exists():
+        pytest.skip("the console script `roadmap` is not installed")
+    assert run_blocks("docs/integrations.md", tmp_path, str(ROOT)) > 7
+    assert {"results.parquet", "results_epochs.parquet", "exported"} <= {path.name for path in tmp_path.iterdir()}
+    assert list((tmp_path / "experiments" / "trackers").glob("tracked/*/*/events.*"))
