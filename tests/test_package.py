@@ -59,6 +59,23 @@ def test_every_module_can_be_imported_without_what_only_posix_has() -> None:
     assert int(result.stdout) > 100
 
 
+# Packages of the extras, and what they need; torch takes seconds.
+NOT_IMPORTED = {
+    "tensorboard", "trackio", "mlflow", "wandb", "onnx", "onnxruntime", "onnxscript", "torchmetrics", "optuna",
+    "pyarrow", "transformers", "safetensors", "huggingface_hub", "portalocker", "torch", "timm",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments", [["-c", "import roadmap; roadmap.steps()"], ["run_roadmap.py", "+step=gelu", "--cfg", "job"]]
+)
+def test_nothing_of_the_extras_is_imported_before_it_is_asked_for(arguments: list[str]) -> None:
+    command = [sys.executable, "-X", "importtime", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    assert "roadmap" in imported and NOT_IMPORTED & imported == set()
+
+
 @pytest.mark.slow
 def test_the_wheel_contains_the_package_and_its_configs_only(tmp_path: Path) -> None:
     pytest.importorskip("hatchling", reason="hatchling is not installed")

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import itertools
 import json
-import shlex
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -26,15 +25,13 @@ from roadmap.config.designs import Layout
 from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schema import RunSpec, SpecError
 from roadmap.config.search_space import dimensions_of
-from roadmap.config.tuned import BEST_NAME, to_overrides
+from roadmap.config.tuned import to_overrides
 from roadmap.records.history import read_history
 from roadmap.records.manifest import add_runs
 from roadmap.records.record import COMPLETED, FAILED, finished_record, study_folder
-from roadmap.runtime.files import write_atomically
 from roadmap.runtime.logs import logger
 from roadmap.runtime.signals import Stopped, deferred_signals
 from roadmap.runtime.world import is_distributed
-from roadmap.sweep.errors import RunFailed
 from roadmap.sweep.estimate import estimate_runtime
 from roadmap.sweep.gpu_sharing import place_runs
 from roadmap.sweep.plan import Composer, plan_runs
@@ -42,6 +39,7 @@ from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.preparation import check_specs
 from roadmap.sweep.run_process import RunProcess, summarize_record, with_log
 from roadmap.sweep.scheduler import POLL_SECONDS, how_to_resume
+from roadmap.sweep.tuning_results import Target, write_results
 
 JOURNAL_NAME = "optuna.journal"  # in the study's folder
 HOLDOUT_SHARE = 0.2  # of the training images, if data.holdout is not set
@@ -49,30 +47,10 @@ STARTUP_TRIALS = 5  # before the sampler and the pruner use the results
 
 
 @dataclass
-class _Target:
-    """One network, and its search."""
-
-    run: PlannedRun  # without the search
-    study: Any  # of Optuna
-    resumed: list[Any] = field(default_factory=list)  # its trials that were running when the last command stopped
-
-    @property
-    def name(self) -> str:
-        """Name in messages and files: the network and its setting."""
-        return " ".join([self.run.spec.name, *self.run.setting])
-
-    def next_trial(self, num_trials: int) -> Any:
-        """Return a trial that was interrupted, or a new one; None if there are enough."""
-        if self.resumed:
-            return self.resumed.pop()
-        return self.study.ask() if len(self.study.get_trials(deepcopy=False)) < num_trials else None
-
-
-@dataclass
 class _Trial:
     """A trial that runs."""
 
-    target: _Target
+    target: Target
     trial: Any  # of Optuna
     process: RunProcess
     num_reported: int = 0  # epochs
@@ -109,13 +87,13 @@ def tune(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> 
     check_specs([run.spec for run in runs])
     folder = study_folder(first)
     folder.mkdir(parents=True, exist_ok=True)
-    targets = [_Target(run, _open_study(folder, run, first)) for run in runs]
+    targets = [Target(run, _open_study(folder, run, first)) for run in runs]
     for target in targets:
         target.resumed = _running_trials(target.study)
     networks = f"{len(targets)} networks" if len(targets) > 1 else targets[0].name
     logger.info(f"{first.study}: {num_trials} trials of {networks}, on {first.data.holdout:,} held-out images")
     _run_trials(targets, composer, num_trials)
-    _finish(targets, Path(first.reports) / first.study)
+    write_results(targets, Path(first.reports) / first.study)
 
 
 def _check_installed(config: DictConfig) -> None:
@@ -199,7 +177,7 @@ def _running_trials(study: Any) -> list[Any]:
     return [Trial(study, frozen._trial_id) for frozen in study.get_trials(states=(TrialState.RUNNING,))]
 
 
-def _run_trials(targets: Sequence[_Target], composer: Composer, num_trials: int) -> None:
+def _run_trials(targets: Sequence[Target], composer: Composer, num_trials: int) -> None:
     """Run the trials of all targets, several at a time. Raises Stopped after a signal, with checkpoints."""
     placement = place_runs([target.run for target in targets])
     waiting, running, numbers = list(targets), list[_Trial](), itertools.count(1)
@@ -238,7 +216,7 @@ def _run_trials(targets: Sequence[_Target], composer: Composer, num_trials: int)
         raise Stopped(f"stopped by {stop.reason}; {how_to_resume()}")
 
 
-def _run_of(target: _Target, trial: Any, composer: Composer) -> PlannedRun:
+def _run_of(target: Target, trial: Any, composer: Composer) -> PlannedRun:
     """Return the run of a trial."""
     spec = target.run.spec
     values = {dimension.field: dimension.value_of(trial, spec) for dimension in dimensions_of(spec.tune.space)}
@@ -266,7 +244,7 @@ def _end(entry: _Trial) -> None:
     _tell(entry.target, entry.trial, process.run, record)
 
 
-def _tell(target: _Target, trial: Any, run: PlannedRun, record: dict[str, Any]) -> None:
+def _tell(target: Target, trial: Any, run: PlannedRun, record: dict[str, Any]) -> None:
     from optuna.trial import TrialState
 
     title = f"[{target.name} trial {trial.number + 1}]"
@@ -278,51 +256,3 @@ def _tell(target: _Target, trial: Any, run: PlannedRun, record: dict[str, Any]) 
     value = record["top1"] if record["status"] == COMPLETED else 0.0
     target.study.tell(trial, value)
     logger.info(f"{title} {summarize_record(record)}: {' '.join(run.setting)}")
-
-
-def _finish(targets: Sequence[_Target], to: Path) -> None:
-    """Write and log the results: the trials, the importance of the fields, the best values and their command."""
-    from roadmap.report.tuning import write_tuning
-
-    found = list(_results(targets))
-    best = {result["step"]: result["best"] for result in found if result["best"] is not None}
-    to.mkdir(parents=True, exist_ok=True)
-    write_atomically(to / BEST_NAME, (json.dumps(best, indent=1) + "\n").encode())
-    for result, target in zip(found, targets, strict=True):
-        states = ", ".join(f"{count} {state}" for state, count in result["states"].items())
-        logger.info(f"{target.name}: {states}")
-        if result["best"] is not None:
-            dropped = ("data.holdout=", "study=", "tune.")
-            overrides = [o for o in target.run.overrides if not o.lstrip("+~").startswith(dropped)]
-            command = shlex.join(["python", "run_roadmap.py", *overrides, *to_overrides(result["best"])])
-            logger.info(f"  best held-out top-1 {result['value']:.2f} %: {command}")
-    paths = write_tuning(found, to)
-    logger.info("report:\n" + "\n".join(f"  {path}" for path in [to / BEST_NAME, *paths]))
-    if without := [result["step"] for result in found if result["best"] is None]:
-        raise RunFailed(f"{', '.join(without)}: no trial completed; the log of each run shows the reason")
-
-
-def _results(targets: Sequence[_Target]) -> Iterator[dict[str, Any]]:
-    """Yield what a search has found, as `roadmap.report.tuning` writes it."""
-    from optuna.importance import get_param_importances
-    from optuna.trial import TrialState
-
-    for target in targets:
-        trials = target.study.get_trials(deepcopy=False)
-        completed = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-        best = max(completed, key=lambda trial: trial.value, default=None)
-        states: dict[str, int] = {}
-        for trial in trials:
-            states[trial.state.name.lower()] = states.get(trial.state.name.lower(), 0) + 1
-        enough = len({trial.value for trial in completed}) > 1
-        yield {
-            "step": target.name,
-            "states": states,
-            "best": best.user_attrs["values"] if best is not None else None,
-            "value": best.value if best is not None else None,
-            "importances": dict(get_param_importances(target.study)) if enough else {},
-            "trials": [
-                {"trial": t.number + 1, "state": t.state.name.lower(), "top1": t.value} | t.user_attrs.get("values", {})
-                for t in trials
-            ],
-        }
