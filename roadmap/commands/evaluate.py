@@ -12,6 +12,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from roadmap.commands.predict import find_run
+from roadmap.commands.report import study_folder
 from roadmap.config.choices import Device
 from roadmap.config.compose import compose
 from roadmap.config.datasets import class_names, complete_data_spec
@@ -28,28 +29,62 @@ from roadmap.inference import TrainedModel, load
 from roadmap.models import weights
 from roadmap.models.network import build_network
 from roadmap.records.evaluation import read_evaluation
+from roadmap.records.manifest import MANIFEST_NAME, read_manifest
+from roadmap.records.record import COMPLETED, RUNS_FOLDER, read_record
 from roadmap.runtime.files import write_atomically
 from roadmap.training.device import choose_device
 
 # Fields that say where the test images are. `data=NAME` takes them from NAME; size, channels, normalization and crop
 # stay those of the run.
 PLACE = ("name", "root", "download", "num_classes", "train_split", "test_split", "holdout", "input_key", "target_key")
-EPILOG = """RUN is the folder of a run, the name of a run in OUT/runs, or hf-hub:OWNER/NAME.
+EPILOG = """RUN is the folder of a run, the name of a run in OUT/runs, hf-hub:OWNER/NAME, or a study: all of its runs.
 WEIGHTS is a file of weights or timm/NAME; overrides such as `+step=baseline base=resnet50` then describe the network.
 
 examples:
   roadmap evaluate experiments/runs/NAME
-  roadmap evaluate experiments/runs/NAME corruptions=all
+  roadmap evaluate experiments/STUDY corruptions=all
   roadmap evaluate experiments/runs/NAME data=folder data.root=/my/images
   roadmap evaluate timm/convnext_tiny.fb_in1k +step=separate_downsampling base=resnet50 data=imagenet
 """
 
 
 def evaluate_command(arguments: list[str]) -> int:
-    """Evaluate a network, print and write the results, and return the exit code. Raises SpecError for bad input."""
+    """Evaluate a network, or those of a study, print and write the results, and return the exit code.
+
+    Raises SpecError for bad input.
+    """
     options = _parse(arguments)
     _check_installed()
     chosen, overrides = _own_settings(options.overrides)
+    for source in _sources(options):
+        options.source = source
+        _evaluate_one(options, chosen, overrides)
+    return 0
+
+
+def _sources(options: argparse.Namespace) -> list[str]:
+    """Return the runs to evaluate: the given one, or the completed runs of a study that have their weights."""
+    folder = study_folder(options.source)
+    if not (folder / MANIFEST_NAME).is_file():
+        return [options.source]
+    manifest = read_manifest(folder)
+    weights = "model_ema.pt" if options.ema else "model.pt"
+    runs = [folder.parent / RUNS_FOLDER / name for name in (manifest.runs if manifest is not None else [])]
+    found = [str(run) for run in runs if (run / weights).is_file() and _is_completed(run)]
+    if not found:
+        raise SpecError(f"{printable(options.source, 200)}: has no completed run with its {weights}; train it first")
+    if options.to is not None:
+        raise SpecError(f"--to={printable(str(options.to), 200)}: is for one run; leave it out for a study")
+    return found
+
+
+def _is_completed(run: Path) -> bool:
+    record = read_record(run)
+    return record is not None and record["status"] == COMPLETED
+
+
+def _evaluate_one(options: argparse.Namespace, chosen: dict[str, list[Any]], overrides: list[str]) -> None:
+    """Evaluate one network."""
     is_weights = any(override.startswith(("+step=", "+transform=")) for override in overrides)
     trained = _from_weights(options, overrides) if is_weights else _from_run(options)
     data = trained.spec.data if is_weights else _data(trained.spec.data, overrides)
@@ -62,6 +97,8 @@ def evaluate_command(arguments: list[str]) -> int:
         result["weights"] = options.source
     elif not is_other and not options.ema and trained.folder is not None:
         result["differs_from_run"] = _num_different(trained, evaluation.correct)
+    if not options.no_receptive_field:
+        result["receptive_field"] = evaluator.receptive_field()
     if chosen["corruptions"]:
         corrupted = evaluator.corrupted(chosen["corruptions"], chosen["severities"])
         values = [value for by_severity in corrupted.values() for value in by_severity.values()]
@@ -76,7 +113,6 @@ def evaluate_command(arguments: list[str]) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.encode() + b"\n")
         print(f"written: {path}")
-    return 0
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -93,6 +129,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--ema", action="store_true", help="evaluate the moving average of the weights")
     parser.add_argument("--batch-size", type=int, help="of the throughput; by default 64 on a CPU, 256 on a GPU")
+    parser.add_argument("--no-receptive-field", action="store_true", help="do not compute the receptive field")
     parser.add_argument("--no-latency", action="store_true", help="do not measure latency and throughput")
     parser.add_argument("--device", default="auto", choices=list(Device.__members__), help="by default auto")
     parser.add_argument("--out", type=Path, default=Path("experiments"), help="folder of runs; by default experiments")
@@ -211,6 +248,9 @@ def _print(result: dict[str, Any]) -> None:
         print(f"{name}: " + ", ".join(f"{value:.1f} %" for value in by_severity.values()))
     if "corrupted_top1" in result:
         print(f"mean over corruptions and severities: {result['corrupted_top1']:.2f} %")
+    if field := result.get("receptive_field"):
+        side, size = field["half_side"], field["image_size"]
+        print(f"effective receptive field: half of the gradient within {side} x {side} of {size} x {size} pixels")
     if latency := result.get("latency"):
         print(
             f"{latency['device']}, {latency['precision']}: {latency['batch_1_ms']:.3g} ms for one image, "

@@ -15,6 +15,7 @@ from roadmap.data import datasets
 from roadmap.data.images import Batch
 from roadmap.data.loaders import eval_loader, num_workers
 from roadmap.evaluation.corruptions import SEVERITIES, corrupt
+from roadmap.evaluation.receptive_field import receptive_field
 from roadmap.inference import TrainedModel, evaluation_settings
 from roadmap.runtime.system import num_cores
 from roadmap.training.device import DeviceConfig
@@ -72,6 +73,12 @@ class Evaluator:
             "confusion_matrix": counts.tolist(),
             "unreadable": evaluation.unreadable,
         }
+
+    def receptive_field(self) -> dict[str, Any]:
+        """Return the effective receptive field on the first test images; see `roadmap.evaluation.receptive_field`."""
+        with evaluation_settings(self.trained.spec.fast_kernels):
+            self.trained.model.eval()
+            return receptive_field(self.trained.model, (self.augment.normalize(batch.images) for batch in self.batches))
 
     def corrupted(self, names: Sequence[str], severities: Sequence[int] = SEVERITIES) -> dict[str, dict[str, float]]:
         """Return the top-1 on corrupted test images, by corruption and severity."""

@@ -13,9 +13,10 @@ from roadmap.analysis.table import Records, Study
 from roadmap.config.roadmaps import Roadmap
 from roadmap.models.structure import Layer, Structure
 from roadmap.records.record import COMPLETED, FORMAT
-from roadmap.report import diagrams, page_plots
+from roadmap.report import diagrams, inside, page_plots
 from roadmap.report.columns import COLUMNS, Column, Line, format_value, is_missing, marked_label
 from roadmap.report.diagrams import Diagram, LayerChain
+from roadmap.report.inside import Confusions, ReceptiveField
 from roadmap.report.wording import gain_sentence
 from roadmap.runtime.logs import logger
 
@@ -47,6 +48,8 @@ class Section:
     parts: list[Part]
     costs: list[tuple[str, str, str, str]]  # header, before, after, relative change
     curves: list[Markup]
+    field: ReceptiveField | None
+    confusions: Confusions | None
     paper_section: str  # such as 2.6; empty if the change is in no paper
 
     @property
@@ -116,6 +119,8 @@ def _make_section(i: int, study: Study, lines: Sequence[Line], structures: list[
         parts=list(_parts(other_structure, structure)) if structure else [],
         costs=_costs({} if before is None else lines[before], lines[i]),
         curves=_curves(runs_with_curve, i) if runs_with_curve else [],
+        field=inside.receptive_field(runs),
+        confusions=inside.confusions(runs),
         paper_section=_paper_section(str(lines[i]["section"]), study.roadmap),
     )
 

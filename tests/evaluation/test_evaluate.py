@@ -164,3 +164,19 @@ def test_bad_input_is_refused(trained: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     refused = call_main("evaluate", str(trained))
     assert refused.code == 2 and "evaluate: needs torchmetrics; pip install 'roadmap[evaluate]'" in refused.err
+
+
+def test_all_completed_runs_of_a_study_are_evaluated(tmp_path: Path) -> None:
+    options = ("-m", "+step=baseline,gelu", *TINY, "budget.allow_chance=true", "study=mine")
+    assert call_main(*options).code == 0
+    write_run(Path("experiments"), 90.0, "+step=grn")  # of no study
+    done = call_main("evaluate", "mine", "--no-latency")
+    assert done.code == 0 and done.out.count("written: ") == 2, done
+    found = [json.loads(path.read_text("utf-8")) for path in Path("experiments/runs").glob("*/evaluation.json")]
+    assert len(found) == 2 and all(content["receptive_field"]["image_size"] == 8 for content in found)
+    refused = call_main("evaluate", "mine", "--to", "one.json")
+    assert refused.code == 2 and "--to=one.json: is for one run; leave it out for a study" in refused.err
+    for path in Path("experiments/runs").glob("*/model.pt"):
+        path.unlink()
+    refused = call_main("evaluate", "mine")
+    assert refused.code == 2 and "mine: has no completed run with its model.pt; train it first" in refused.err
