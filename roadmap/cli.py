@@ -110,6 +110,7 @@ def _run_overrides() -> None:
         rewrite_study_override,
     )
     from roadmap.config.selection import choose_folders, choose_for_completion, choose_roadmap, search_path_overrides
+    from roadmap.config.tuned import with_tuned
     from roadmap.runtime.logs import configure_logging
     from roadmap.sweep.planned_run import PlannedRun
     from roadmap.sweep.single import run_single
@@ -122,7 +123,7 @@ def _run_overrides() -> None:
         for line in describe_study_sweep(arguments):
             print(f"# {line}")
         arguments = ["--resolve", *arguments] if "job" in arguments or "--cfg=job" in arguments else arguments
-    sys.argv[1:] = [*rewrite_study_override(arguments), *search_path_overrides()]
+    sys.argv[1:] = [*rewrite_study_override(with_tuned(arguments)), *search_path_overrides()]
     if "COMP_LINE" in os.environ:  # a shell asks for completions
         choose_for_completion(os.environ["COMP_LINE"])
         sys.argv[1:] = [*arguments, *(f"--config-dir={folder}" for folder in paths.own_folders()[:1])]

@@ -70,7 +70,9 @@ def read_study_records(
     ]
     records = [record | {"correct": score.values} for record, score in zip(records, scores, strict=True)]
     for record in records:
-        record["evaluation"] = read_evaluation(folder.parent / RUNS_FOLDER / record["run"])
+        found = read_evaluation(folder.parent / RUNS_FOLDER / record["run"])
+        is_current = found is not None and found.get("run") == record.get("started_at")  # not of an earlier training
+        record["evaluation"] = found if is_current else None
     problems += _shortened("Left out: {}.", invalid)
     problems += _shortened("Only the accuracy of these runs is used, not the single test images: {}.", without_images)
     if roadmap is None and manifest is not None and name != RUNS_FOLDER:

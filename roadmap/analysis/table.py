@@ -182,6 +182,8 @@ def _make_table(
     seeds are counted, but not averaged.
     """
     lines = []
+    evaluated = [record["evaluation"] for row in rows for record in row.completed if record.get("evaluation")]
+    corruptions = max(map(_corruptions, evaluated), key=len, default=())  # runs with others are not comparable
     for row, other, comparison in zip(rows, against, comparisons, strict=True):
         first, completed = row.records[0], row.completed
         published = roadmap.reference(first["config"]["base"]["paper_table"]).row(row.name)
@@ -223,7 +225,8 @@ def _make_table(
             "section": _section(row, rows[other] if other is not None else None, roadmap),
         }
         evaluations = [record["evaluation"] for record in completed if record.get("evaluation")]
-        line["robustness_mean"] = _values(evaluations, "corrupted_top1").mean()
+        comparable = [found for found in evaluations if _corruptions(found) == corruptions]
+        line["robustness_mean"] = _values(comparable, "corrupted_top1").mean()
         line["calibration_error_mean"] = _values(evaluations, "calibration_error").mean()
         line["latency_ms"] = _values([found.get("latency", {}) for found in evaluations], "batch_1_ms").min()
         if comparison is not None:
@@ -236,6 +239,12 @@ def _make_table(
     table = table.drop(columns=[name for name in EVALUATION_COLUMNS if table[name].isna().all()])
     table[["params", "n_pairs"]] = table[["params", "n_pairs"]].astype("Int64")
     return table.round(9)  # every form of the table then rounds the same number
+
+
+def _corruptions(evaluation: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the corruptions and severities of an evaluation."""
+    by_name: Mapping[str, Mapping[str, float]] = evaluation.get("corruptions", {})
+    return tuple(sorted(f"{name} {severity}" for name, values in by_name.items() for severity in values))
 
 
 def _section(row: Row, before: Row | None, roadmap: Roadmap) -> str:

@@ -25,7 +25,7 @@ from roadmap.config.schema import DataSpec, SpecError
 from roadmap.config.validation import check_writable
 from roadmap.evaluation.corruptions import CORRUPTIONS, SEVERITIES
 from roadmap.evaluation.evaluate import Evaluator, measure_latency, spec_with_data
-from roadmap.inference import TrainedModel, load
+from roadmap.inference import HUB, TrainedModel, load
 from roadmap.models import weights
 from roadmap.models.network import build_network
 from roadmap.records.evaluation import read_evaluation
@@ -56,6 +56,8 @@ def evaluate_command(arguments: list[str]) -> int:
     options = _parse(arguments)
     _check_installed()
     chosen, overrides = _own_settings(options.overrides)
+    if options.ema and any(override.startswith(("+step=", "+transform=")) for override in overrides):
+        raise SpecError("--ema: is for runs; give the file of the averaged weights")
     for source in _sources(options):
         options.source = source
         _evaluate_one(options, chosen, overrides)
@@ -90,9 +92,10 @@ def _evaluate_one(options: argparse.Namespace, chosen: dict[str, list[Any]], ove
     data = trained.spec.data if is_weights else _data(trained.spec.data, overrides)
     is_other = not is_weights and data != trained.spec.data
     path = _path(options, trained, data, is_other)
+    _check_classes(trained, data)
     evaluator = Evaluator(trained, spec_with_data(trained.spec, data, is_other))
     evaluation, result = evaluator.clean()
-    result = {"weights": "model_ema.pt" if options.ema else "model.pt", "data": data.name} | result
+    result = _identity(options, trained, data) | result
     if is_weights:
         result["weights"] = options.source
     elif not is_other and not options.ema and trained.folder is not None:
@@ -103,16 +106,31 @@ def _evaluate_one(options: argparse.Namespace, chosen: dict[str, list[Any]], ove
         corrupted = evaluator.corrupted(chosen["corruptions"], chosen["severities"])
         values = [value for by_severity in corrupted.values() for value in by_severity.values()]
         result |= {"corruptions": corrupted, "corrupted_top1": float(np.mean(values))}
+    _write(path, result)  # before the latency, for which a large batch may need too much memory
     if not options.no_latency:
         result["latency"] = measure_latency(trained, options.batch_size)
+        _write(path, result)
     _print(result)
     if path is not None:
-        earlier = None if is_weights else read_evaluation(path.parent, path.name)
-        kept: dict[str, Any] = earlier if earlier is not None and earlier.get("weights") == result["weights"] else {}
-        text = json.dumps(kept | result, indent=1, ensure_ascii=False, allow_nan=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text.encode() + b"\n")
         print(f"written: {path}")
+
+
+def _identity(options: argparse.Namespace, trained: TrainedModel, data: DataSpec) -> dict[str, Any]:
+    """Return which weights and images an evaluation is of."""
+    weights = "model_ema.pt" if options.ema else "model.pt"
+    images = {"data": data.name, "root": data.root, "split": data.test_split, "holdout": data.holdout}
+    return {"weights": weights, "run": trained.record.get("started_at"), **images}
+
+
+def _write(path: Path | None, result: dict[str, Any]) -> None:
+    """Write the results; keep those of an earlier evaluation of the same weights and images that are not measured."""
+    if path is None:
+        return
+    earlier = read_evaluation(path.parent, path.name) or {}
+    is_same = all(earlier.get(name) == result[name] for name in ("weights", "run", "data", "root", "split", "holdout"))
+    text = json.dumps((earlier if is_same else {}) | result, indent=1, ensure_ascii=False, allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text.encode() + b"\n")
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -133,7 +151,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--no-latency", action="store_true", help="do not measure latency and throughput")
     parser.add_argument("--device", default="auto", choices=list(Device.__members__), help="by default auto")
     parser.add_argument("--out", type=Path, default=Path("experiments"), help="folder of runs; by default experiments")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     if options.batch_size is not None and options.batch_size < 1:
         raise SpecError(f"--batch-size={options.batch_size}: must be positive")
     return options
@@ -210,10 +228,18 @@ def _data(own: DataSpec, overrides: list[str]) -> DataSpec:
     return complete_data_spec(dataclasses.replace(data), dry_run=False)
 
 
+def _check_classes(trained: TrainedModel, data: DataSpec) -> None:
+    """Raise SpecError if the folders of the images are other classes than those of the network, in their order."""
+    names = class_names(data) if data.name == trained.spec.data.name else None
+    if names is not None and trained.class_names is not None and list(names) != trained.class_names:
+        ours, theirs = (printable(", ".join(x[:5]), 100) for x in (trained.class_names, list(names)))
+        raise SpecError(f"data.root={data.root}: has the classes {theirs}, the network {ours}; rename the folders")
+
+
 def _path(options: argparse.Namespace, trained: TrainedModel, data: DataSpec, is_other: bool) -> Path | None:
     """Return the file of the results; None for weights without --to."""
     path: Path | None = options.to
-    if path is None and trained.folder is not None:
+    if path is None and trained.folder is not None and not options.source.startswith(HUB):  # not into the hub's cache
         name = data.name.replace("/", "-")
         suffix = "-ema" if options.ema else ""
         path = trained.folder / (f"evaluation-{name}{suffix}.json" if is_other else f"evaluation{suffix}.json")

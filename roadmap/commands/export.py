@@ -16,6 +16,7 @@ from roadmap.export.onnx import write_onnx
 from roadmap.export.timm_files import write_native, write_registered
 from roadmap.export.transformers_files import write_transformers
 from roadmap.inference import TrainedModel, load
+from roadmap.records.record import write_record
 
 TIMM_FOLDER, TRANSFORMERS_FOLDER, CARD_NAME = "timm", "transformers", "README.md"
 EPILOG = """RUN is the folder of a run, the name of a run in OUT/runs, or hf-hub:OWNER/NAME.
@@ -36,14 +37,14 @@ def export_command(arguments: list[str]) -> int:
     options = _parse(arguments)
     _check_folder(options.to)
     trained = load(find_run(options.run, options.out), "cpu", options.ema)
-    options.to.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=options.to.parent, prefix=f".{options.to.name}.") as temporary:
+    with tempfile.TemporaryDirectory() as temporary:
         lines = _write(trained, Path(temporary), options)
-        if options.to.is_dir():  # empty
-            options.to.rmdir()
-        shutil.copytree(temporary, options.to)
+        options.to.mkdir(parents=True, exist_ok=True)
+        for path in Path(temporary).iterdir():
+            copy = shutil.copytree if path.is_dir() else shutil.copy
+            copy(path, options.to / path.name)
     for line in lines:
-        print(line.replace(temporary, str(options.to)))
+        print(line)
     if options.push is not None:
         print(_push(options.to, options.push))
     return 0
@@ -80,32 +81,32 @@ def _write(trained: TrainedModel, folder: Path, options: argparse.Namespace) -> 
     """Write the files to `folder` and return a line for each part."""
     to, source = str(options.to), f"hf-hub:{options.push}" if options.push else f"local-dir:{options.to}"
     name = write_registered(trained, folder)
-    assert trained.folder is not None
-    shutil.copy(trained.folder / "record.json", folder)  # so that roadmap.load reads the folder, too
+    record = trained.record | (trained.record["ema"] if trained.is_ema else {})
+    write_record(folder, record)  # so that roadmap.load reads the folder, too
     needed = "" if trained.spec.network.reference is not None else "import roadmap.timm\n"
     size = trained.spec.data.image_size
     shape = f"1, {trained.spec.data.in_chans}, {size}, {size}"
     usage = [f'import timm\n{needed}\nmodel = timm.create_model("{source}", pretrained=True)']
-    lines = [f"{folder}: {name}, for timm.create_model"]
+    lines = [f"{to}: {name}, for timm.create_model"]
     if native := write_native(trained, folder / TIMM_FOLDER):
         usage.append(f'import timm\n\nmodel = timm.create_model("local-dir:{to}/{TIMM_FOLDER}", pretrained=True)')
-        lines.append(f"{folder / TIMM_FOLDER}: {native}, timm's own network")
+        lines.append(f"{options.to / TIMM_FOLDER}: {native}, timm's own network")
     if theirs := write_transformers(trained, folder / TRANSFORMERS_FOLDER):
         path = (
             f'"{options.push}", subfolder="{TRANSFORMERS_FOLDER}"' if options.push else f'"{to}/{TRANSFORMERS_FOLDER}"'
         )
         usage.append(f"from transformers import {theirs}\n\nmodel = {theirs}.from_pretrained({path})")
-        lines.append(f"{folder / TRANSFORMERS_FOLDER}: {theirs} of transformers")
+        lines.append(f"{options.to / TRANSFORMERS_FOLDER}: {theirs} of transformers")
     if options.onnx:
         difference = write_onnx(trained, folder)
         usage.append(
             f'import numpy, onnxruntime\n\nsession = onnxruntime.InferenceSession("{to}/model.onnx")\n'
             f'logits, = session.run(None, {{"images": numpy.zeros(({shape}), numpy.float32)}})'
         )
-        lines.append(f"{folder / 'model.onnx'}: largest difference of the logits in ONNX Runtime {difference:.1e}")
+        lines.append(f"{options.to / 'model.onnx'}: largest difference of the logits in ONNX Runtime {difference:.1e}")
     if options.card:
         (folder / CARD_NAME).write_text(model_card(trained, usage, options.license), encoding="utf-8")
-        lines.append(f"{folder / CARD_NAME}: model card")
+        lines.append(f"{options.to / CARD_NAME}: model card")
     return lines
 
 

@@ -22,6 +22,10 @@ from roadmap.config.names import printable
 from roadmap.config.schema import RunSpec, SpecError, TuneSpec
 
 KEYS = {"low", "high", "log", "factor"}
+DEFAULT_SPACE = {  # where `tune.space` names no field
+    "recipe": {"lr": {"factor": [0.1, 10]}, "weight_decay": {"factor": [0.1, 10]}},
+    "budget": {"regularization": {"low": 0, "high": 1}},
+}
 DIGITS = 4  # significant digits of a sampled number: the override of a run has them all
 
 
@@ -47,6 +51,14 @@ class Dimension:
         sampled = trial.suggest_float(self.field, self.low * factor, self.high * factor, log=self.log)
         return float(f"{sampled:.{DIGITS}g}")
 
+    def extremes(self, spec: RunSpec) -> list[Any]:
+        """Return all choices, or both ends of the range: if these are possible, so is every value."""
+        if self.choices:
+            return list(self.choices)
+        factor = _value(spec, self.field) if self.relative else 1
+        ends = [self.low * factor, self.high * factor]
+        return [round(end) if self.whole else float(f"{end:.{DIGITS}g}") for end in ends]
+
 
 def check_space(tune: TuneSpec) -> None:
     """Raise SpecError unless the search space and the numbers of the search are possible."""
@@ -54,23 +66,24 @@ def check_space(tune: TuneSpec) -> None:
         raise SpecError(f"tune.trials={tune.trials}: must be positive, or null for no search")
     if tune.seed < 0:
         raise SpecError(f"tune.seed={tune.seed}: must not be negative")
-    dimensions = dimensions_of(tune.space)
-    if tune.trials is not None and not dimensions:
-        raise SpecError("tune.space: has no field; give one, as +tune.space.recipe.lr={factor:[0.1,10]}")
+    dimensions_of(tune.space)
 
 
 def dimensions_of(space: Mapping[str, Any]) -> list[Dimension]:
-    """Return the dimensions of a search space. Raises SpecError for a field or values that are impossible."""
-    return [_dimension(field, values) for field, values in _leaves(space)]
+    """Return the dimensions of a search space, or of the default one if it is empty.
+
+    Raises SpecError for a field or values that are impossible.
+    """
+    return [_dimension(field, values) for field, values in _leaves(space or DEFAULT_SPACE)]
 
 
 def _leaves(space: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each field of a nested search space with its values; null leaves a field out."""
+    """Yield each field of a nested search space with its values."""
     for name, values in space.items():
         path = f"{prefix}{name}"
         if isinstance(values, Mapping) and (not values or not values.keys() & KEYS) and "." not in prefix:
             yield from _leaves(values, f"{path}.")
-        elif values is not None:
+        else:
             yield path, values
 
 
@@ -86,7 +99,7 @@ def _dimension(field: str, values: Any) -> Dimension:
         if not values or any(type(value) in (list, dict) for value in values):
             raise SpecError(f"{shown}={printable(str(values), 100)}: must be a list of values")
         return Dimension(field, tuple(values))
-    if not isinstance(values, Mapping) or not values.keys() <= KEYS:
+    if not isinstance(values, Mapping) or not values.keys() <= KEYS or {"factor", "low"} <= values.keys():
         form = "a list of values, {low: 0, high: 1, log: false}, or {factor: [0.1, 10]}"
         raise SpecError(f"{shown}={printable(str(values), 100)}: must be {form}")
     relative = "factor" in values

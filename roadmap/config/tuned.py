@@ -26,7 +26,8 @@ def read_best(path: str | None) -> dict[str, list[str]]:
         raise SpecError(f"tuned={printable(path, 200)}: is not valid JSON; give the best.json of a search") from error
     shown = f"tuned={printable(path, 200)}"
     is_valid = isinstance(content, dict) and all(
-        isinstance(values, dict) and all(isinstance(value, int | float | str | bool) for value in values.values())
+        isinstance(values, dict)
+        and all(isinstance(value, int | float | str | bool | None) for value in values.values())
         for values in content.values()
     )
     if not is_valid:
@@ -36,10 +37,36 @@ def read_best(path: str | None) -> dict[str, list[str]]:
 
 def to_overrides(values: dict[str, Any]) -> list[str]:
     """Return the overrides that set these fields."""
-    return [f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in values.items()]
+    words = {None: "null", True: "true", False: "false"}
+    return [
+        f"{name}={words[value] if value is None or isinstance(value, bool) else value}"
+        for name, value in values.items()
+    ]
+
+
+def with_tuned(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of a command for one run, preceded by the best values of its step if `tuned=FILE` is given.
+
+    A field that the command sets itself wins. A sweep has several steps, and looks up the values of each run. Raises
+    SpecError for an unusable file, and for one without the step.
+    """
+    files = [argument.removeprefix("tuned=") for argument in arguments if argument.startswith("tuned=")]
+    is_sweep = any(argument in ("-m", "--multirun") or argument.startswith("+study=") for argument in arguments)
+    if not files or files[-1] == "null" or is_sweep:
+        return list(arguments)
+    best, step = read_best(files[-1]), step_of(arguments)
+    if step not in best:
+        raise SpecError(missing_step(files[-1], step, best))
+    return [*best[step], *arguments]
+
+
+def missing_step(path: str, step: str, best: dict[str, list[str]]) -> str:
+    """Return the message for a file that has no values of a step."""
+    return f"tuned={printable(path, 200)}: has no values of {step or 'this network'}, only of {', '.join(best)}"
 
 
 def step_of(overrides: Sequence[str]) -> str:
-    """Return the step that the overrides select, or an empty text."""
+    """Return the step that the overrides select: `baseline` without one, and an empty text for another network."""
     steps = [override.removeprefix("+step=") for override in overrides if override.startswith("+step=")]
-    return steps[-1] if steps else ""
+    is_other = any(override.startswith(("+transform=", "+ingredient=")) for override in overrides)
+    return "" if is_other else steps[-1] if steps else "baseline"

@@ -10,21 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from roadmap.config.names import one_line
 from roadmap.config.schema import RunSpec, SpecError
 from roadmap.data import datasets
-from roadmap.data.images import Batch
+from roadmap.data.images import BadImageError, Batch
 from roadmap.data.loaders import eval_loader, num_workers
 from roadmap.evaluation.corruptions import SEVERITIES, corrupt
 from roadmap.evaluation.receptive_field import receptive_field
 from roadmap.inference import TrainedModel, evaluation_settings
 from roadmap.runtime.system import num_cores
 from roadmap.training.device import DeviceConfig
-from roadmap.training.evaluation import Evaluation, evaluate
+from roadmap.training.evaluation import DivergedError, Evaluation, evaluate
 from roadmap.training.recipe import BatchAugment
 
 CALIBRATION_BINS = 15
 LARGE_BATCH = {"cpu": 64, "cuda": 256, "mps": 128}
 LATENCY_SECONDS = 1.0  # of each measurement
+CHUNK = 32  # images that are corrupted at once: large ones need about 15 MiB each
 WARM_UP = 3  # forward passes before it
 
 
@@ -89,15 +91,26 @@ class Evaluator:
 
     def _corrupted(self, name: str, severity: int) -> Iterator[Batch]:
         for batch in self.batches:
-            images = corrupt(batch.images.cpu(), name, severity, batch.indices)
+            chunks = zip(batch.images.cpu().split(CHUNK), batch.indices.split(CHUNK), strict=True)
+            images = torch.cat([corrupt(images, name, severity, indices) for images, indices in chunks])
             yield batch._replace(images=images.to(batch.images.device))
 
     def _evaluate(self, batches: Any, collect: Any = None) -> Evaluation:
         trained = self.trained
         with evaluation_settings(trained.spec.fast_kernels):
-            evaluation = evaluate(
-                trained.model, batches, self.augment, trained.device_config, self.spec.data.on_error, collect=collect
-            )
+            try:
+                evaluation = evaluate(
+                    trained.model,
+                    batches,
+                    self.augment,
+                    trained.device_config,
+                    self.spec.data.on_error,
+                    collect=collect,
+                )
+            except BadImageError as error:
+                raise SpecError(f"{error}; repair the image, or set data.on_error=skip") from error
+            except DivergedError as error:
+                raise SpecError(f"data={self.spec.data.name}: {error}; the network cannot be evaluated") from error
         assert evaluation is not None
         return evaluation
 
@@ -107,23 +120,32 @@ def measure_latency(trained: TrainedModel, batch_size: int | None = None) -> dic
 
     Measured with `torch.utils.benchmark` after a warm-up, in the precision and with the kernels of the evaluation.
     """
-    from torch.utils.benchmark import Timer  # its import looks for a CUDA compiler
-
     device_config: DeviceConfig = trained.device_config
     large = batch_size or LARGE_BATCH.get(device_config.device.type, 64)
-    data = trained.spec.data
     result: dict[str, Any] = {"device": device_config.name(), "precision": device_config.precision.value}
     result |= {"threads": torch.get_num_threads(), "batch_size": large}
     with evaluation_settings(trained.spec.fast_kernels), torch.no_grad(), device_config.autocast():
         for name, size in (("batch_1_ms", 1), ("batch_ms", large)):
-            shape = (size, trained.spec.network.in_chans, data.image_size, data.image_size)
-            images = torch.randn(shape, device=device_config.device).contiguous(memory_format=torch.channels_last)
-            for _ in range(WARM_UP):
-                trained.model(images)
-            variables = {"model": trained.model, "images": images}
-            timer = Timer("model(images)", globals=variables, num_threads=torch.get_num_threads())
-            result[name] = 1000 * timer.blocked_autorange(min_run_time=LATENCY_SECONDS).median
+            try:
+                result[name] = _milliseconds(trained, size)
+            except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+                message = f"a forward pass of {size} images failed ({one_line(error)[:150]}); use a smaller one"
+                raise SpecError(f"--batch-size={size}: {message}") from error
     return result | {"images_per_second": 1000 * large / result["batch_ms"]}
+
+
+def _milliseconds(trained: TrainedModel, batch_size: int) -> float:
+    """Return the median time of a forward pass."""
+    from torch.utils.benchmark import Timer  # its import looks for a CUDA compiler
+
+    size = trained.spec.data.image_size
+    shape = (batch_size, trained.spec.network.in_chans, size, size)
+    images = torch.randn(shape, device=trained.device_config.device).contiguous(memory_format=torch.channels_last)
+    for _ in range(WARM_UP):
+        trained.model(images)
+    variables = {"model": trained.model, "images": images}
+    timer = Timer("model(images)", globals=variables, num_threads=torch.get_num_threads())
+    return 1000 * timer.blocked_autorange(min_run_time=LATENCY_SECONDS).median
 
 
 def spec_with_data(spec: RunSpec, data: Any, is_other: bool) -> RunSpec:

@@ -19,7 +19,12 @@ def write_tuning(results: Sequence[dict[str, Any]], to: Path) -> list[Path]:
     variance of the held-out top-1 that each field explains (functional ANOVA: Hutter et al., ICML 2014).
     """
     lines = [{"step": result["step"]} | trial for result in results for trial in result["trials"]]
-    pd.DataFrame(lines).to_csv(to / TRIALS_NAME, index=False, lineterminator="\n")
+    table, path = pd.DataFrame(lines), to / TRIALS_NAME
+    if path.exists():  # keep those of other steps
+        earlier = pd.read_csv(path)
+        if "step" in earlier:
+            table = pd.concat([earlier[~earlier["step"].isin(table["step"])], table], ignore_index=True)
+    table.to_csv(path, index=False, lineterminator="\n")
     shown = [result for result in results if result["importances"]]
     if not shown:
         return [to / TRIALS_NAME]

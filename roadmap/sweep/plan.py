@@ -24,7 +24,7 @@ from roadmap.config.network_composer import NetworkComposer
 from roadmap.config.overrides import check_files
 from roadmap.config.roadmaps import Roadmap, load_roadmap
 from roadmap.config.schema import DesignSpec, RunSpec, SpecError
-from roadmap.config.tuned import read_best, step_of
+from roadmap.config.tuned import missing_step, read_best, step_of
 from roadmap.config.validation import validate_design
 from roadmap.records.manifest import NETWORK_GROUPS, setting_overrides
 from roadmap.records.record import run_folder
@@ -66,6 +66,8 @@ def plan_runs(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
         for combination in requested:
             spec = composer.compose(combination)
             runs.setdefault(run_folder(spec), PlannedRun(spec, combination, folders=paths.own_arguments()))
+    if composer.tuned and not any(step_of(run.overrides) in composer.tuned for run in runs.values()):
+        raise SpecError(missing_step(config.tuned, "any of these networks", composer.tuned))
     if not runs:
         raise HydraException("the sweep is empty: a glob(...) or range(...) matched nothing")
     _check_common_fields(list(runs.values()))
@@ -108,7 +110,7 @@ class Composer:
         for override in overrides:
             check_files(override, self.roadmap)
         if len(seeds) != 1 or "${" in "".join(others) or others not in self.composed:
-            self.composed[others] = self.networks.compose([*overrides, *self.tuned.get(step_of(overrides), [])])
+            self.composed[others] = self.networks.compose([*self.tuned.get(step_of(overrides), []), *overrides])
         spec = copy.deepcopy(self.composed[others])
         if seeds:
             spec.seed = int(seeds[0].removeprefix("seed="))

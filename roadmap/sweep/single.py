@@ -35,6 +35,8 @@ def run_single(run: PlannedRun) -> None:
         check_processes(spec)
     if spec.reference is not None:
         raise SpecError(f"reference={spec.reference}: needs a study; for one run use +transform={spec.reference}")
+    if spec.tune.trials is not None:
+        raise SpecError(f"tune.trials={spec.tune.trials}: needs a search, as +study=tune")
     if spec.design.name is not Design.grid:
         name = spec.design.name.value
         raise SpecError(f"design.name={name}: needs a study, as +study={name}")

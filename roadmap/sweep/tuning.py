@@ -28,11 +28,12 @@ from roadmap.config.search_space import dimensions_of
 from roadmap.config.tuned import to_overrides
 from roadmap.records.history import read_history
 from roadmap.records.manifest import add_runs
-from roadmap.records.record import COMPLETED, FAILED, finished_record, study_folder
+from roadmap.records.record import COMPLETED, FAILED, config_hash, finished_record, run_folder, study_folder
 from roadmap.runtime.logs import logger
 from roadmap.runtime.signals import Stopped, deferred_signals
 from roadmap.runtime.world import is_distributed
 from roadmap.sweep.estimate import estimate_runtime
+from roadmap.sweep.forecast import check_plan_device
 from roadmap.sweep.gpu_sharing import place_runs
 from roadmap.sweep.plan import Composer, plan_runs
 from roadmap.sweep.planned_run import PlannedRun
@@ -77,6 +78,10 @@ def tune(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> 
     arguments = [*arguments, f"data.holdout={config.data.holdout}"]
     runs, layout = plan_runs(config, loader, arguments)
     first, num_trials = runs[0].spec, runs[0].spec.tune.trials
+    check_plan_device(first.plan_device)
+    if first.logger:
+        advice = f"pass the trials on later with: roadmap log_records {study_folder(first)} logger=NAME"
+        raise SpecError(f"logger: has no effect on a search; leave it out, and {advice}")
     assert num_trials is not None
     _check(runs, layout)
     composer = Composer(config, loader, load_roadmap(first.roadmap))
@@ -84,6 +89,7 @@ def tune(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> 
         logger.info(estimate_runtime(runs))
         logger.info(f"tune.trials={num_trials}: each network is trained up to {num_trials} times")
         return
+    _check_space(runs, composer)
     check_specs([run.spec for run in runs])
     folder = study_folder(first)
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,13 +142,23 @@ def _check(runs: Sequence[PlannedRun], layout: Layout) -> None:
             raise SpecError(f"{both[0]}: is in tune.space and set by the command; leave one of them out")
 
 
+def _check_space(runs: Sequence[PlannedRun], composer: Composer) -> None:
+    """Raise SpecError if a value of the search space is impossible for a network."""
+    for run in runs:
+        for dimension in dimensions_of(run.spec.tune.space):
+            for value in dimension.extremes(run.spec):
+                composer.compose([*run.overrides, *to_overrides({dimension.field: value})])
+
+
 def _open_study(folder: Path, run: PlannedRun, spec: RunSpec) -> Any:
     """Return Optuna's study of a network, which the journal file may have from an earlier command."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    name = json.dumps([run.spec.name, *run.setting])
+    # Trials of another setting, seed or search space are those of another search.
+    space = json.dumps(OmegaConf.to_container(OmegaConf.create(spec.tune.space)), sort_keys=True)
+    name = json.dumps([run.spec.name, config_hash(run.spec), run.spec.seed, zlib.crc32(space.encode())])
     storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL_NAME)))
     epochs = max(2, round(run.spec.budget.epochs or run.spec.recipe.epochs))
     pruners: dict[Pruner, Any] = {
@@ -161,12 +177,6 @@ def _open_study(folder: Path, run: PlannedRun, spec: RunSpec) -> Any:
             study.sampler = optuna.samplers.TPESampler(
                 seed=seed, n_startup_trials=STARTUP_TRIALS, constant_liar=True, multivariate=True
             )
-    space = OmegaConf.to_yaml(OmegaConf.create(spec.tune.space))
-    if study.user_attrs.get("space", space) != space:
-        raise SpecError(
-            f"tune.space: study={spec.study} has trials of another search space; choose another name with study=NAME"
-        )
-    study.set_user_attr("space", space)
     return study
 
 
@@ -220,9 +230,15 @@ def _run_of(target: Target, trial: Any, composer: Composer) -> PlannedRun:
     """Return the run of a trial."""
     spec = target.run.spec
     values = {dimension.field: dimension.value_of(trial, spec) for dimension in dimensions_of(spec.tune.space)}
-    overrides = [*target.run.overrides, *to_overrides(values)]
     trial.set_user_attr("values", values)
-    return PlannedRun(composer.compose(overrides), overrides, tuple(to_overrides(values)), target.run.folders)
+    composed = composer.compose([*target.run.overrides, *to_overrides(values)])
+    overrides = [
+        *target.own_overrides,
+        f"study={spec.study}",
+        f"data.holdout={spec.data.holdout}",
+        *to_overrides(values),
+    ]
+    return PlannedRun(composed, overrides, tuple(to_overrides(values)), target.run.folders)
 
 
 def _end(entry: _Trial) -> None:
@@ -245,14 +261,12 @@ def _end(entry: _Trial) -> None:
 
 
 def _tell(target: Target, trial: Any, run: PlannedRun, record: dict[str, Any]) -> None:
-    from optuna.trial import TrialState
-
     title = f"[{target.name} trial {trial.number + 1}]"
-    if record["status"] == FAILED:
-        target.study.tell(trial, state=TrialState.FAIL)
-        logger.info(f"{title} {with_log(summarize_record(record), record, Path(run.spec.out) / 'runs')}")
+    if record["status"] == FAILED:  # Optuna's trial goes on running: the same command retries it
+        target.num_failed += 1
+        logger.info(f"{title} {with_log(summarize_record(record), record, run_folder(run.spec))}")
         return
-    # A run that diverged has learned nothing: it counts as 0.
-    value = record["top1"] if record["status"] == COMPLETED else 0.0
-    target.study.tell(trial, value)
+    # A run that diverged has learned nothing: it counts as 0, and is never the best.
+    trial.set_user_attr("diverged", record["status"] != COMPLETED)
+    target.study.tell(trial, record["top1"] if record["status"] == COMPLETED else 0.0)
     logger.info(f"{title} {summarize_record(record)}: {' '.join(run.setting)}")

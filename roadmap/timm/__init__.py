@@ -218,11 +218,11 @@ def _build(name: str, pretrained: bool, kwargs: dict[str, Any], **network: Any) 
     ) -> TimmNetwork:
         given = {"dropout": drop_rate, "drop_path": drop_path_rate}
         fields |= {field: value for field, value in given.items() if value is not None}
-        # timm creates networks without a classifier; ours are created with one, which is removed.
+        # timm creates networks with no or one class; ours are created with two, and the classifier is replaced.
         spec = compose_network(num_classes=max(num_classes, 2), in_chans=in_chans, **network, **fields)
         with torch.device(device or torch.get_default_device()):
             model = TimmNetwork(spec)
-        if num_classes == 0 or global_pool != "avg":
+        if num_classes < 2 or global_pool != "avg":
             model.reset_classifier(num_classes, global_pool)
         return model.to(dtype=dtype)
 

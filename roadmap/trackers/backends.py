@@ -18,7 +18,6 @@ from typing import Any, Protocol
 from roadmap.trackers.points import Point, Run, flatten
 
 COMPLETED, INTERRUPTED = "completed", "interrupted"
-BATCH = 500  # values in one call of MLflow
 
 
 class RunWriter(Protocol):

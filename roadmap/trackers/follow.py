@@ -87,6 +87,7 @@ class Follower:
     runs: Sequence[tuple[Run, Times]]
     ended: threading.Event = field(default_factory=threading.Event)
     error: str | None = None
+    shows_traceback: bool = False  # on standard error, which is the log of `main`
 
     def start(self) -> threading.Thread:
         """Start the thread."""
@@ -98,7 +99,8 @@ class Follower:
         try:
             self.follow()
         except Exception as error:
-            traceback.print_exc()
+            if self.shows_traceback:
+                traceback.print_exc()
             self.error = one_line(f"{type(error).__name__}: {error}")[:300]
 
     def follow(self) -> None:
@@ -132,7 +134,7 @@ def main() -> None:
     os.dup2(2, 1)  # what the libraries print goes to the log
     request: dict[str, Any] = json.loads(sys.stdin.readline())
     runs = [(Run(**entry["run"]), entry["before"]) for entry in request["runs"]]
-    followers = [Follower(name, Path(request["folder"]), runs) for name in request["trackers"]]
+    followers = [Follower(name, Path(request["folder"]), runs, shows_traceback=True) for name in request["trackers"]]
     threads = [follower.start() for follower in followers]
     sys.stdin.read()  # until the command closes it, or ends
     for follower in followers:

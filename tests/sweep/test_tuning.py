@@ -26,10 +26,7 @@ from roadmap.sweep.tuning import _end, _Trial
 from tests.conftest import TINY, background, until
 from tests.helpers import call_main
 
-SPACE = (
-    "tune.space.recipe.lr={factor:[0.5,5]}", "+tune.space.recipe.label_smoothing=[0.0,0.1]",
-    "tune.space.recipe.weight_decay=null", "tune.space.budget=null",
-)  # fmt: skip
+SPACE = ("+tune.space.recipe.lr={factor:[0.5,5]}", "+tune.space.recipe.label_smoothing=[0.0,0.1]")
 OPTIONS = ("+study=tune", *SPACE, *TINY, "budget.epochs=2", "budget.allow_chance=true", "data.holdout=40")
 
 
@@ -197,7 +194,10 @@ def test_bad_commands_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (("+step=gelu", "tune.trials=0"), "tune.trials=0: must be positive, or null for no search"),
         (("+step=gelu", "tune.seed=-1"), "tune.seed=-1: must not be negative"),
-        (("+step=gelu", "tune.space.recipe=null"), "tune.space: has no field; give one"),
+        (("+step=gelu", "+tune.space.recipe.drop_path={factor:[0.5,2]}"), "a factor needs a positive value"),
+        (("+step=gelu", "+tune.space.recipe.mixup=[0.1,-5.0]"), "recipe.mixup=-5.0: must not be negative"),
+        (("+step=gelu", "plan=true", "plan_device=foo"), "plan_device=foo"),
+        (("+step=gelu", "logger=mlflow"), "logger: has no effect on a search; leave it out"),
         (
             ("+step=gelu", "data=folder", "data.root=.", "data.holdout=null"),
             "data.holdout=null: a search needs held-out",
@@ -216,8 +216,52 @@ def test_bad_commands_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused.code == 2 and "+study=tune: needs optuna; pip install 'roadmap[tune]'" in refused.err
 
 
-def test_another_space_needs_another_study() -> None:
-    assert call_main(*OPTIONS, "+step=baseline", "tune.trials=1").code == 0
+def test_another_space_or_setting_is_another_search() -> None:
+    assert call_main(*OPTIONS, "+step=baseline", "tune.trials=2").code == 0
+    num_before = len(records())
+    without_space = [option for option in OPTIONS if option not in SPACE]
+    for options in ([*without_space, "+tune.space.recipe.lr={factor:[0.1,2]}"], [*OPTIONS, "budget.train_images=64"]):
+        done = call_main(*options, "+step=baseline", "tune.trials=1")
+        assert done.code == 0 and "baseline: 1 complete" in done.out, done
+        assert len(records()) == num_before + 1
+        num_before += 1
+
+
+def test_the_command_of_a_trial_repeats_it_and_other_steps_keep_their_best_values() -> None:
+    choices = ("+tune.space.recipe.norm_batch_size=[null,32]",)
     options = [option for option in OPTIONS if option not in SPACE]
-    refused = call_main(*options, "+step=baseline")
-    assert refused.code == 2 and "tune.space: study=tune has trials of another search space" in refused.err
+    for step in ("baseline", "gelu"):
+        assert call_main(*options, *choices, f"+step={step}", "tune.trials=2", "tune.sampler=random").code == 0
+    assert json.loads(Path("reports/tune/best.json").read_text("utf-8")).keys() == {"baseline", "gelu"}
+    assert set(pd.read_csv("reports/tune/trials.csv")["step"]) == {"baseline", "gelu"}
+    found = records()
+    command = shlex.split(found[0]["command"])
+    again = call_main(*command[2:])
+    assert again.code == 0 and "already finished" in again.out and len(records()) == len(found), again
+
+
+def test_a_diverged_trial_is_never_the_best() -> None:
+    options = ["+study=tune", *TINY, "data.holdout=300", "+tune.space.recipe.lr=[1e-9,2e-9]"]  # nothing is learned
+    done = call_main(*options, "+step=gelu", "tune.trials=2")
+    assert {record["status"] for record in records()} == {"diverged"}
+    assert done.code == 1 and "gelu: 2 diverged" in done.out and "gelu: no trial completed" in done.err
+    assert json.loads(Path("reports/tune/best.json").read_text("utf-8")) == {}
+
+
+def test_a_single_run_takes_the_best_values_of_its_step() -> None:
+    Path("best.json").write_text('{"gelu": {"recipe.lr": 0.007, "recipe.norm_batch_size": null}}')
+    options = (*TINY, "budget.allow_chance=true", "tuned=best.json")
+    assert call_main("+step=gelu", *options).code == 0
+    (record,) = records()
+    assert record["config"]["recipe"]["lr"] == 0.007 and record["config"]["recipe"]["norm_batch_size"] is None
+    again = call_main(*shlex.split(record["command"])[2:])
+    assert again.code == 0 and "already finished" in again.out
+    assert call_main("+step=gelu", *options, "recipe.lr=0.001").code == 0  # what the command says wins
+    assert sorted(record["config"]["recipe"]["lr"] for record in records()) == [0.001, 0.007]
+    for arguments in (("+step=grn",), ("-m", "+step=grn,layer_norm"), ("+transform=[gelu]",)):
+        refused = call_main(*arguments, *options)
+        assert (
+            refused.code == 2 and "tuned=best.json: has no values of " in refused.err and "only of gelu" in refused.err
+        )
+    refused = call_main("+step=gelu", *TINY, "tune.trials=3")
+    assert refused.code == 2 and "tune.trials=3: needs a search, as +study=tune" in refused.err
