@@ -200,6 +200,9 @@ def _run_trials(targets: Sequence[Target], composer: Composer, num_trials: int) 
                         waiting.pop(0)
                         continue
                     run = _run_of(waiting[0], trial, composer)
+                    if any(other.process.folder == run_folder(run.spec) for other in running):  # the same values
+                        waiting[0].resumed.append(trial)  # takes the result when the other has ended
+                        break
                     add_runs([(run.spec, run.overrides)], Layout())
                     if record := finished_record(run.spec):
                         _tell(waiting[0], trial, run, record)

@@ -241,7 +241,14 @@ def test_the_command_of_a_trial_repeats_it_and_other_steps_keep_their_best_value
 
 
 def test_a_diverged_trial_is_never_the_best() -> None:
-    options = ["+study=tune", *TINY, "data.holdout=300", "recipe.min_lr=0", "+tune.space.recipe.lr=[1e-9,2e-9]"]
+    options = [
+        "+study=tune",
+        *TINY,
+        "data.holdout=300",
+        "budget.allow_chance=false",
+        "recipe.min_lr=0",
+        "+tune.space.recipe.lr=[1e-9,2e-9]",
+    ]
     done = call_main(*options, "+step=gelu", "tune.trials=2")
     assert {record["status"] for record in records()} == {"diverged"}
     assert done.code == 1 and "gelu: 2 diverged" in done.out and "gelu: no trial completed" in done.err
