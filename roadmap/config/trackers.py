@@ -10,7 +10,7 @@ from roadmap.config.names import printable, suggest
 from roadmap.config.schema import SpecError
 
 
-def check_trackers(value: Any, name: str = "logger") -> list[str] | None:
+def check_trackers(value: Any) -> list[str] | None:
     """Return the value of the field as a list without duplicates, None for none.
 
     Raises SpecError for an unknown tracker, and for one that is not installed.
@@ -19,13 +19,14 @@ def check_trackers(value: Any, name: str = "logger") -> list[str] | None:
     if chosen is None or chosen == []:
         return None
     if not isinstance(chosen, list):
-        raise SpecError(f"{name}={printable(str(value), 100)}: must be a tracker or a list of them; {_KNOWN}")
+        known = f"use one of {', '.join(TRACKERS)}"
+        raise SpecError(f"logger={printable(str(value), 100)}: must be a tracker or a list of them; {known}")
     for tracker in chosen:
         text = printable(str(tracker), 100)
         if tracker not in TRACKERS:
-            raise SpecError(f"{name}={text}: unknown; {suggest(text, TRACKERS)}")
+            raise SpecError(f"logger={text}: unknown; {suggest(text, TRACKERS)}")
         if not _is_installed(tracker):
-            raise SpecError(f"{name}={text}: is not installed; pip install 'roadmap[{text}]'")
+            raise SpecError(f"logger={text}: is not installed; pip install 'roadmap[{text}]'")
     return list(dict.fromkeys(chosen))
 
 
@@ -34,6 +35,3 @@ def _is_installed(package: str) -> bool:
         return find_spec(package) is not None
     except ValueError:  # it was removed from this process
         return False
-
-
-_KNOWN = f"use one of {', '.join(TRACKERS)}"

@@ -17,21 +17,20 @@ def read_best(path: str | None) -> dict[str, list[str]]:
     """Return the overrides of each step (`gelu` -> [`recipe.lr=0.01`, ...]). Raises SpecError for an unusable file."""
     if path is None:
         return {}
+    shown, advice = f"tuned={printable(path, 200)}", "give the best.json of a search"
     try:
         content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise SpecError(f"tuned={printable(path, 200)}: {reason}; give the best.json of a search") from error
+        raise SpecError(f"{shown}: {error.strerror or error}; {advice}") from error
     except (ValueError, RecursionError) as error:
-        raise SpecError(f"tuned={printable(path, 200)}: is not valid JSON; give the best.json of a search") from error
-    shown = f"tuned={printable(path, 200)}"
+        raise SpecError(f"{shown}: is not valid JSON; {advice}") from error
     is_valid = isinstance(content, dict) and all(
         isinstance(values, dict)
         and all(isinstance(value, int | float | str | bool | None) for value in values.values())
         for values in content.values()
     )
     if not is_valid:
-        raise SpecError(f"{shown}: must map each step to its fields; give the best.json of a search")
+        raise SpecError(f"{shown}: must map each step to its fields; {advice}")
     return {step: to_overrides(values) for step, values in content.items()}
 
 

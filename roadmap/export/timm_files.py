@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from roadmap.config.compose import compose_network
 from roadmap.config.files import config_names
@@ -18,7 +18,7 @@ from roadmap.config.schema import NetworkSpec, RunSpec, SpecError
 from roadmap.export.families import Family, family_of
 from roadmap.inference import TrainedModel
 from roadmap.models.weights import convert
-from roadmap.timm import ANY_NETWORK, PREFIX, TimmNetwork
+from roadmap.timm import ANY_NETWORK, PREFIX
 
 WEIGHTS_NAME, CONFIG_NAME = "model.safetensors", "config.json"
 SWIN = "swin_tiny_patch4_window7_224"
@@ -132,10 +132,3 @@ def _write(
 def save_weights(state: dict[str, Tensor], folder: Path) -> None:
     """Write a state dict as model.safetensors."""
     save_file({key: value.cpu().contiguous() for key, value in state.items()}, folder / WEIGHTS_NAME, {"format": "pt"})
-
-
-def as_timm_network(trained: TrainedModel) -> nn.Module:
-    """Return the network with timm's interface and the trained weights."""
-    network = TimmNetwork(trained.spec.network)
-    network.load_state_dict(trained.model.state_dict())
-    return network.eval()

@@ -18,6 +18,7 @@ from roadmap.runtime.progress import format_duration
 from roadmap.runtime.signals import Stopped, deferred_signals
 from roadmap.runtime.world import is_distributed
 from roadmap.sweep.gpu_sharing import place_runs
+from roadmap.sweep.placement import Placement
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.run_process import RunProcess, summarize_record, with_log
 
@@ -47,18 +48,7 @@ def run_locally(runs: Sequence[PlannedRun]) -> dict[Path, str]:
                         num_done += 1
                         logger.info(f"{title}: finished by another study, {summarize_record(record)}")
                         continue
-                    used = [process.gpu for process in running]
-                    gpu = min(range(placement.num_groups), key=used.count) if placement.num_groups else None
-                    number_of_process = next(process_numbers)
-                    process = RunProcess(
-                        run,
-                        title,
-                        placement.num_threads,
-                        gpu,
-                        number_of_process,
-                        placement.resources,
-                        placement.num_ranks,
-                    )
+                    process = start_process(run, title, placement, list(running), next(process_numbers))
                     running[process] = number
                     logger.info(title)
                 ended = wait([process.sentinel for process in running], timeout=POLL_SECONDS)
@@ -75,14 +65,28 @@ def run_locally(runs: Sequence[PlannedRun]) -> dict[Path, str]:
                         failed = True
                         break
         finally:
-            for process in running:
-                process.terminate()
-            for process in running:
-                process.process.join()
+            stop_processes(list(running))
     if stop:
         raise Stopped(f"stopped by {stop.reason}: {num_done} of {len(runs)} runs done; {how_to_resume()}")
     stopped = {process.folder: _how_it_stopped(process) for process in running if not process.has_new_record}
     return {run_folder(run.spec): "not started" for _, run in waiting} | stopped
+
+
+def start_process(
+    run: PlannedRun, title: str, placement: Placement, running: Sequence[RunProcess], number: int
+) -> RunProcess:
+    """Start the process of a run, on the GPU with the fewest of the `running` ones."""
+    used = [process.gpu for process in running]
+    gpu = min(range(placement.num_groups), key=used.count) if placement.num_groups else None
+    return RunProcess(run, title, placement.num_threads, gpu, number, placement.resources, placement.num_ranks)
+
+
+def stop_processes(running: Sequence[RunProcess]) -> None:
+    """Let runs write a checkpoint and end, and wait for them."""
+    for process in running:
+        process.terminate()
+    for process in running:
+        process.process.join()
 
 
 def _how_it_stopped(process: RunProcess) -> str:

@@ -39,7 +39,7 @@ from roadmap.sweep.plan import Composer, plan_runs
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.preparation import check_specs
 from roadmap.sweep.run_process import RunProcess, summarize_record, with_log
-from roadmap.sweep.scheduler import POLL_SECONDS, how_to_resume
+from roadmap.sweep.scheduler import POLL_SECONDS, how_to_resume, start_process, stop_processes
 from roadmap.sweep.tuning_results import Target, write_results
 
 JOURNAL_NAME = "optuna.journal"  # in the study's folder
@@ -73,7 +73,7 @@ def tune(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> 
 
     Raises SpecError before anything starts, Stopped after a signal, RunFailed if a network has no completed trial.
     """
-    _check_installed(config)
+    _check_installed()
     _set_holdout(config)
     arguments = [*arguments, f"data.holdout={config.data.holdout}"]
     runs, layout = plan_runs(config, loader, arguments)
@@ -102,7 +102,7 @@ def tune(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> 
     write_results(targets, Path(first.reports) / first.study)
 
 
-def _check_installed(config: DictConfig) -> None:
+def _check_installed() -> None:
     try:
         import optuna
     except ImportError as error:
@@ -110,8 +110,6 @@ def _check_installed(config: DictConfig) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if is_distributed():
         raise SpecError("+study=tune: does not run under torchrun; set processes=N for several processes per run")
-    if not config.data.get("name"):
-        raise SpecError("data.name: is required; set data=NAME")
 
 
 def _set_holdout(config: DictConfig) -> None:
@@ -207,12 +205,9 @@ def _run_trials(targets: Sequence[Target], composer: Composer, num_trials: int) 
                     if record := finished_record(run.spec):
                         _tell(waiting[0], trial, run, record)
                         continue
-                    used = [other.process.gpu for other in running]
-                    gpu = min(range(placement.num_groups), key=used.count) if placement.num_groups else None
                     title = f"[{waiting[0].name} trial {trial.number + 1}/{num_trials}]"
-                    process = RunProcess(
-                        run, title, placement.num_threads, gpu, next(numbers), placement.resources, placement.num_ranks
-                    )
+                    others = [other.process for other in running]
+                    process = start_process(run, title, placement, others, next(numbers))
                     running.append(_Trial(waiting[0], trial, process))
                 ended = wait([entry.process.sentinel for entry in running], timeout=POLL_SECONDS)
                 for entry in list(running):
@@ -221,10 +216,7 @@ def _run_trials(targets: Sequence[Target], composer: Composer, num_trials: int) 
                         running.remove(entry)
                         _end(entry)
         finally:
-            for entry in running:
-                entry.process.terminate()
-            for entry in running:
-                entry.process.process.join()
+            stop_processes([entry.process for entry in running])
     if stop:
         raise Stopped(f"stopped by {stop.reason}; {how_to_resume()}")
 

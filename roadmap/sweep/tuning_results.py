@@ -62,7 +62,7 @@ def write_results(targets: Sequence[Target], to: Path) -> None:
         states = ", ".join(f"{count} {state}" for state, count in result["states"].items())
         logger.info(f"{target.name}: {states}")
         if result["best"] is not None:
-            command = self_contained_command(target, result["best"])
+            command = _command(target, result["best"])
             logger.info(f"  best held-out top-1 {result['value']:.2f} %: {command}")
     paths = write_tuning(found, to)
     logger.info("report:\n" + "\n".join(f"  {path}" for path in [to / BEST_NAME, *paths]))
@@ -72,7 +72,7 @@ def write_results(targets: Sequence[Target], to: Path) -> None:
         raise RunFailed(f"{', '.join(without)}: no trial completed; the log of each run shows the reason")
 
 
-def self_contained_command(target: Target, values: dict[str, Any]) -> str:
+def _command(target: Target, values: dict[str, Any]) -> str:
     """Return the command that trains the network with these values on all training images."""
     overrides = [*target.own_overrides, *to_overrides(values)]
     return target.run._replace(overrides=overrides).command
