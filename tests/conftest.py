@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ TINY = (
 
 FAULTS: Counter[str] = Counter()  # what the fault tests did; printed at the end
 FUZZ: Counter[str] = Counter()  # cases of the fuzz tests, by kind; printed at the end
+_BACKGROUND: list[subprocess.Popen[str]] = []  # what a test has started
 DESELECTED: Counter[str] = Counter()  # slow tests that were left out, by pytest-xdist worker
 
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -127,7 +128,20 @@ def background(*overrides: str, apart: bool = False, **environment: str) -> subp
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment}
     command = [sys.executable, str(ROOT / "run_roadmap.py"), *overrides]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=apart)
+    process = subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=apart)
+    _BACKGROUND.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def _end_background() -> Iterator[None]:
+    """End what a failed test has left running, so that it disturbs no other test."""
+    yield
+    while _BACKGROUND:
+        process = _BACKGROUND.pop()
+        if process.poll() is None:
+            process.kill()
+            process.communicate(timeout=60)
 
 
 def until(condition: Callable[..., Any], seconds: float = 90) -> Any:
