@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from roadmap.config.schema import SpecError
 from roadmap.config.validation import check_writable
 from roadmap.models.structure import Structure
 from roadmap.records.manifest import MANIFEST_NAME
@@ -36,6 +39,8 @@ def report_command(arguments: list[str]) -> int:
     )
     parser.add_argument("--to", type=Path, help="folder of the report; by default reports/STUDY, or reports/A-and-B")
     parser.add_argument("--config-dir", metavar="DIR", help="folder with the configs of a roadmap of your own")
+    parser.add_argument("--data-root", metavar="DIR", help="folder of the dataset, for the pictures of test images")
+    parser.add_argument("--no-pictures", action="store_true", help="no pictures of test images on the page")
     options = parser.parse_args(choose_folders(arguments))
     if len(options.study) > 2:
         parser.error("give one study, or two studies to compare")
@@ -45,11 +50,14 @@ def report_command(arguments: list[str]) -> int:
         names = ["-".join(path.parts[-2:]) for path in paths]
     to = options.to or Path("reports") / "-and-".join(names)
     check_writable("--to", to)
+    if options.data_root is not None and not Path(options.data_root).is_dir():
+        raise SpecError(f"--data-root={options.data_root}: no such folder; give the folder of the dataset")
     width = UNLIMITED if options.wide else None
     if len(names) == 2:
         print(write_comparison(options.study[0], options.study[1], to, width))
     else:
-        print(write_report(options.study[0], to, structure_of_config, width=width))
+        pictures = None if options.no_pictures else partial(thumbnails_of_run, data_root=options.data_root)
+        print(write_report(options.study[0], to, structure_of_config, pictures, width=width))
     return 0
 
 
@@ -65,3 +73,12 @@ def structure_of_config(config: dict[str, Any]) -> Structure | None:
     from roadmap.models import inspection
 
     return inspection.structure_of_config(config)
+
+
+def thumbnails_of_run(
+    record: Mapping[str, Any], indices: Sequence[int], num_images: int, data_root: str | None = None
+) -> list[tuple[str, str]]:
+    """Call `roadmap.evaluation.thumbnails.read_thumbnails`, which imports torch."""
+    from roadmap.evaluation.thumbnails import read_thumbnails
+
+    return read_thumbnails(record, indices, num_images, data_root)

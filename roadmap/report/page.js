@@ -58,3 +58,149 @@ addEventListener("beforeprint", () => {
   closed.forEach(details => { details.open = true; });
 });
 addEventListener("afterprint", () => closed.forEach(details => { details.open = false; }));
+
+const make = (tag, text, properties) => {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...[text ?? []].flat());
+  return element;
+};
+const tableOf = (label, heads, lines, kind) => {
+  const cell = (tag, text, i, scope) => {
+    const made = make(tag, text, {className: i && kind ? kind : ""});
+    if (scope) made.scope = scope;
+    return made;
+  };
+  const row = line => make("tr", line.map((text, i) => cell(i ? "td" : "th", text, i, i ? "" : "row")));
+  const head = make("thead", make("tr", heads.map((text, i) => cell("th", text, i, "col"))));
+  const box = make("div", make("table", [head, make("tbody", lines.map(row))]), {className: "scroll", tabIndex: 0});
+  box.setAttribute("role", "group");
+  box.setAttribute("aria-label", label + ", scrolls sideways");
+  return box;
+};
+
+// Return the steps from list a to list b: ["same", x], ["del", x] or ["ins", x], with as many "same" as possible.
+const differences = (a, b) => {
+  const common = Array.from({length: a.length + 1}, () => new Array(b.length + 1).fill(0));
+  for (let i = a.length - 1; i >= 0; i--) {
+    for (let j = b.length - 1; j >= 0; j--) {
+      common[i][j] = a[i] === b[j] ? common[i + 1][j + 1] + 1 : Math.max(common[i + 1][j], common[i][j + 1]);
+    }
+  }
+  const steps = [];
+  let i = 0, j = 0;
+  while (i < a.length || j < b.length) {
+    if (i < a.length && j < b.length && a[i] === b[j]) {
+      steps.push(["same", a[i++]]);
+      j++;
+    } else if (i < a.length && (j === b.length || common[i + 1][j] >= common[i][j + 1])) {
+      steps.push(["del", a[i++]]);
+    } else {
+      steps.push(["ins", b[j++]]);
+    }
+  }
+  return steps;
+};
+
+const comparePairs = () => {
+  const data = JSON.parse(document.getElementById("pair-data").textContent);
+  const selects = find(".pair-row"), place = document.getElementById("pair");
+  const text = number => data.texts[number];
+  const signed = value => (value < 0 ? "\u2212" : "+") + Math.abs(value).toFixed(2);
+
+  const results = (a, b) => {
+    const lines = data.columns.map(([header, row]) => [header, text(row[a]), text(row[b])]);
+    const parts = [make("h3", "Results"), tableOf("Table of results", ["", "A", "B"], lines, "number")];
+    const gain = data.top1[b] - data.top1[a];
+    if (data.top1[a] !== null && data.top1[b] !== null) {
+      parts.push(make("p", `B \u2212 A: ${signed(gain)} points of mean top-1.`));
+    }
+    return parts;
+  };
+
+  const configuration = (a, b) => {
+    const lines = data.fields.filter(([, row]) => row[a] !== row[b])
+      .map(([name, row]) => [make("code", name), text(row[a]), text(row[b])]);
+    const table = lines.length ? tableOf("Table of fields", ["field", "A", "B"], lines) : make("p", "No field differs.");
+    return [make("h3", "Configuration"), table];
+  };
+
+  // Units of the same name are compared; neighbouring blocks with the same difference are one entry.
+  const layers = (a, b) => {
+    const heading = make("h3", "Layers");
+    if (!data.layers[a] || !data.layers[b]) return [heading, make("p", "There is no list of layers of A or of B.")];
+    const [before, after] = [a, b].map(row => new Map(data.layers[row]));
+    const names = [...before.keys()];
+    let last = -1; // units that only B has come after the unit before them
+    for (const name of after.keys()) {
+      const at = names.indexOf(name);
+      if (at < 0) names.splice(++last, 0, name); else last = at;
+    }
+    const groups = [];
+    for (const name of names) {
+      const unit = network => network.has(name) ? data.units[network.get(name)] : [];
+      const steps = differences(unit(before), unit(after));
+      const only = !after.has(name) ? "only in A" : !before.has(name) ? "only in B" : "";
+      const key = only + JSON.stringify(steps), words = text(name).match(/^(.*block )(\d+)$/);
+      const previous = groups.at(-1);
+      if (words && previous?.key === key && previous.prefix === words[1]) previous.end = words[2];
+      else groups.push({key, steps, only, prefix: words?.[1], name: text(name), start: words?.[2], end: words?.[2]});
+    }
+    const signs = {same: "", del: "\u2212", ins: "+"};
+    const changed = groups.filter(group => group.steps.some(([kind]) => kind !== "same"));
+    const entries = changed.map(({steps, only, prefix, name, start, end}) => {
+      const title = start === end ? name : `${prefix.replace(/ $/, "s ")}${start} to ${end}`;
+      const items = steps.map(([kind, number]) => make("li", [
+        make("span", signs[kind], {className: "kind"}),
+        kind === "same" ? text(number) : make(kind, text(number)),
+      ]));
+      return make("li", [make("strong", title + (only && ` (${only})`)), make("ul", items)]);
+    });
+    const note = "Units that differ. \u2212: only in A. +: only in B. Without a sign: in both.";
+    const content = entries.length ? [make("p", note, {className: "muted"}), make("ul", entries, {className: "layers"})]
+      : [make("p", "All layers are the same.")];
+    return [heading, ...content];
+  };
+
+  const examples = (a, b) => {
+    if (!data.images.length) return [];
+    const heading = make("h3", "Test images on which A and B disagree");
+    const counts = [a, b].map(row => data.right[row]), seeds = [a, b].map(row => data.seeds[row]);
+    if (!counts[0] || !counts[1]) return [heading, make("p", "A and B were not evaluated on the same images.")];
+    const right = (side, i) => counts[side].charCodeAt(i) - 48;
+    const parts = [heading];
+    for (const [better, worse] of [[0, 1], [1, 0]]) {
+      const names = ["A", "B"], difference = i => right(better, i) / seeds[better] - right(worse, i) / seeds[worse];
+      const found = data.images.map((_, i) => i).filter(i => difference(i) >= data.least)
+        .sort((x, y) => difference(y) - difference(x)).slice(0, data.most);
+      parts.push(make("h4", `${names[better]} is right, ${names[worse]} is wrong`));
+      if (!found.length) {
+        parts.push(make("p", `There is no image on which the seeds of ${names[better]} are right more often by half of the seeds.`));
+        continue;
+      }
+      const pictured = found.every(i => data.images[i][1]);
+      const entries = found.map(i => {
+        const [index, source, label] = data.images[i];
+        const words = `${label && label + ", "}image ${index}: right in ${right(better, i)} of ${seeds[better]}`
+          + ` seeds of ${names[better]}, ${right(worse, i)} of ${seeds[worse]} of ${names[worse]}`;
+        if (!pictured) return make("li", words);
+        const picture = make("img", null, {src: source, alt: `Test image ${index}, of the class ${label}`});
+        return make("figure", [picture, make("figcaption", words)]);
+      });
+      parts.push(make(pictured ? "div" : "ul", entries, {className: pictured ? "examples" : "examples named"}));
+    }
+    if ("withoutPictures" in place.dataset) parts.push(make("p", "The images were not on the machine that wrote this page."));
+    return parts;
+  };
+
+  const show = () => {
+    const [a, b] = selects.map(select => Number(select.value));
+    place.replaceChildren(...results(a, b), ...configuration(a, b), ...layers(a, b), ...examples(a, b));
+  };
+  selects.forEach(select => select.addEventListener("change", show));
+  document.getElementById("swap").addEventListener("click", () => {
+    [selects[0].value, selects[1].value] = [selects[1].value, selects[0].value];
+    show();
+  });
+  show();
+};
+if (document.getElementById("pair-data")) comparePairs();

@@ -15,7 +15,9 @@ from roadmap.analysis.table import Records, Study
 from roadmap.records.record import COMPLETED
 from roadmap.report import diagrams, page_plots
 from roadmap.report.columns import COLUMNS, RUNS, SHAPLEY, Column, Line, lines_of, used_columns
-from roadmap.report.sections import Section, StructureOf, make_sections, page_number, page_text
+from roadmap.report.examples import ThumbnailsOf
+from roadmap.report.pairs import make_pairs
+from roadmap.report.sections import Section, StructureOf, make_sections, page_number, page_text, read_structures
 
 ROADMAP_CAPTION = (
     "Each bar is one network. It has one change more than the network that it builds on. The numbers are in the table"
@@ -26,15 +28,23 @@ SHAPLEY_CAPTION = "Each bar is the mean gain of one change over the sampled orde
 
 
 def write_page(
-    path: Path, title: str, study: Study, shapley: pd.DataFrame, notes: list[str], structure_of: StructureOf | None
+    path: Path,
+    title: str,
+    study: Study,
+    shapley: pd.DataFrame,
+    notes: list[str],
+    structure_of: StructureOf | None = None,
+    thumbnails_of: ThumbnailsOf | None = None,
 ) -> None:
     """Write the page of `study` to `path`.
 
     `shapley` has the Shapley values of an attribution study, and is empty for other studies. The first note says what
-    was run. `structure_of`: see `roadmap.report.writer.write_report`.
+    was run. `structure_of` and `thumbnails_of`: see `roadmap.report.writer.write_report`.
     """
     lines, shapley_lines = lines_of(study.table), lines_of(shapley)
-    sections = make_sections(study, lines, structure_of)
+    structures = read_structures(study, structure_of)
+    sections = make_sections(study, lines, structures)
+    labels = [section.label for section in sections]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -56,6 +66,7 @@ def write_page(
         statuses=sorted({line["status"] for line in lines}),
         sections=sections,
         has_diagrams=structure_of is not None,
+        pairs=make_pairs(study, lines, labels, structures, thumbnails_of, page_text),
         cost_plots=list(_cost_plots(study.table, sections)),
         not_completed=[(section, run) for section in sections for run in section.runs if run["status"] != COMPLETED],
         num_runs=len(study.records),

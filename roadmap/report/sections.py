@@ -16,6 +16,7 @@ from roadmap.records.record import COMPLETED, FORMAT
 from roadmap.report import diagrams, inside, page_plots
 from roadmap.report.columns import COLUMNS, Column, Line, format_value, is_missing, marked_label
 from roadmap.report.diagrams import Diagram, LayerChain
+from roadmap.report.fields import changed_fields
 from roadmap.report.inside import Confusions, ReceptiveField
 from roadmap.report.wording import gain_sentence
 from roadmap.runtime.logs import logger
@@ -83,9 +84,13 @@ def _with_signs(text: str) -> str:
     return text.replace("-", "−").replace("inf", "∞")
 
 
-def make_sections(study: Study, lines: Sequence[Line], structure_of: StructureOf | None) -> list[Section]:
-    """Return a section for each row of the study, without diagrams if `structure_of` is None; `lines` is its table."""
-    structures = [_read_structure(row.records[0]["config"]["network"], structure_of) for row in study.rows]
+def read_structures(study: Study, structure_of: StructureOf | None) -> list[Structure | None]:
+    """Return the structure of the network of each row; None for a reference network, and without `structure_of`."""
+    return [_read_structure(row.records[0]["config"]["network"], structure_of) for row in study.rows]
+
+
+def make_sections(study: Study, lines: Sequence[Line], structures: Sequence[Structure | None]) -> list[Section]:
+    """Return a section for each row of the study; `lines` is its table. A row without a structure has no diagram."""
     return [_make_section(i, study, lines, structures) for i in range(len(lines))]
 
 
@@ -100,7 +105,7 @@ def _read_structure(network: dict[str, Any], structure_of: StructureOf | None) -
         return None
 
 
-def _make_section(i: int, study: Study, lines: Sequence[Line], structures: list[Structure | None]) -> Section:
+def _make_section(i: int, study: Study, lines: Sequence[Line], structures: Sequence[Structure | None]) -> Section:
     runs, before = study.rows[i].records, study.against[i]
     first, other = runs[0], None if before is None else study.rows[before].records[0]
     structure, other_structure = structures[i], None if before is None else structures[before]
@@ -114,7 +119,7 @@ def _make_section(i: int, study: Study, lines: Sequence[Line], structures: list[
         before=before,
         gain=gain_sentence(study, i),
         configs=_config_files(other, first, study.roadmap),
-        changes=[] if other is None else _changed_fields(other, first),
+        changes=[] if other is None else changed_fields(other, first),
         stages=_stages(other_structure, structure, first["config"]["data"]["image_size"]) if structure else [],
         parts=list(_parts(other_structure, structure)) if structure else [],
         costs=_costs({} if before is None else lines[before], lines[i]),
@@ -144,31 +149,6 @@ def _config_files(before: dict[str, Any] | None, after: dict[str, Any], roadmap:
         changes = [*(("", name) for name in added), *(("removed: ", name) for name in removed)]
     files = [(prefix, roadmap.transforms[name]) for prefix, name in changes if name in roadmap.transforms]
     return [(f"{prefix}conf/{file.group}/{file.name}.yaml", file.text.strip()) for prefix, file in files]
-
-
-def _changed_fields(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the fields of network, recipe and schedule that differ."""
-    changes = []
-    for part in ("network", "recipe"):
-        old, new = before["config"][part], after["config"][part]
-        shared = after["config"]["network"] if part == "recipe" else {}  # network.drop_path is set by the recipe's
-        for key in dict.fromkeys((*old, *new)):
-            if old.get(key) != new.get(key) and key not in shared:
-                changes.append((f"{part}.{key}", _plain(old.get(key)), _plain(new.get(key))))
-    old, new = before.get("plan") or {}, after.get("plan") or {}  # the schedule
-    for key in ("epochs", "batch_size", "lr"):
-        if key in old and key in new and old[key] != new[key]:
-            changes.append((f"schedule: {key.replace('_', ' ')}", _plain(old[key]), _plain(new[key])))
-    return changes
-
-
-def _plain(value: Any) -> str:
-    """Return a value of a config as text."""
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value))
-    if isinstance(value, bool | None):
-        return {None: "none", True: "true", False: "false"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _stages(before: Structure | None, after: Structure, image_size: int) -> list[tuple[str, list[str], list[str]]]:

@@ -15,6 +15,7 @@ from roadmap.analysis.shapley import shapley_values
 from roadmap.analysis.table import read_study, write_csv
 from roadmap.records.manifest import command_line
 from roadmap.report.columns import SHAPLEY, readable_table
+from roadmap.report.examples import ThumbnailsOf
 from roadmap.report.formats import latex, markdown
 from roadmap.report.sections import StructureOf
 from roadmap.report.terminal import render_table, terminal_width
@@ -36,6 +37,7 @@ def write_report(
     folder: Path,
     to: Path,
     structure_of: StructureOf | None = None,
+    thumbnails_of: ThumbnailsOf | None = None,
     runs: Mapping[str, Sequence[str]] | None = None,
     width: int | None = None,
     roadmap: str | None = None,
@@ -44,9 +46,10 @@ def write_report(
 
     `structure_of` returns the structure of a network from the fields in a record's `config["network"]`, or None for a
     reference network; `roadmap.models.inspection.structure_of_config` does. The page draws the networks with it.
-    Without it, the page has no diagrams. With `runs` and `roadmap` (see `read_study`) the report covers only
-    these runs. `width` is
-    the width of the returned tables, by default that of the terminal.
+    Without it, the page has no diagrams. `thumbnails_of` returns pictures of test images;
+    `roadmap.evaluation.thumbnails.read_thumbnails` does. Without it, the page names the images by their numbers. With
+    `runs` and `roadmap` (see `read_study`) the report covers only these runs. `width` is the width of the returned
+    tables, by default that of the terminal.
 
     Raises SpecError if the study has no records, and OSError with the path `to` if the report cannot be written; then
     the files of an earlier report are not changed.
@@ -84,7 +87,7 @@ def write_report(
             figures.draw_study(study, title, images)
         md.write_text("\n".join(markdown_parts), encoding="utf-8")
         tex.write_text(latex(table, [*lines, *failures]), encoding="utf-8")
-        page.write_page(new / "index.html", title, study, values, lines, structure_of)
+        page.write_page(new / "index.html", title, study, values, lines, structure_of, thumbnails_of)
     width, hint = width or terminal_width(), HINT.format(folder)
     shown = [render_table(table, width, hint) for table in tables]
     paths = "\n".join(f"  {to / path.name}" for path in written)

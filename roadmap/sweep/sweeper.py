@@ -6,7 +6,7 @@ this machine (the default), or as jobs of SLURM or Ray.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -115,8 +115,11 @@ def write_study_report(runs: Sequence[PlannedRun]) -> str | None:
         def structure_of(config: dict[str, Any]) -> Structure | None:
             return pool.submit(_structure_of_config, config).result()
 
+        def thumbnails_of(record: Mapping[str, Any], indices: Sequence[int], count: int) -> list[tuple[str, str]]:
+            return pool.submit(_thumbnails_of_run, record, indices, count).result()
+
         try:
-            logger.info(write_report(folder, to, structure_of, own, roadmap=spec.roadmap))
+            logger.info(write_report(folder, to, structure_of, thumbnails_of, own, roadmap=spec.roadmap))
         except SpecError as error:  # no run left a record
             return f"no report: {error}"
         except OSError as error:
@@ -131,6 +134,12 @@ def _structure_of_config(config: dict[str, Any]) -> Structure | None:
     from roadmap.models.inspection import structure_of_config
 
     return structure_of_config(config)
+
+
+def _thumbnails_of_run(record: Mapping[str, Any], indices: Sequence[int], count: int) -> list[tuple[str, str]]:
+    from roadmap.evaluation.thumbnails import read_thumbnails
+
+    return read_thumbnails(record, indices, count)
 
 
 def _raise_for_failures(

@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from roadmap.commands.report import structure_of_config
 from roadmap.config.designs import Layout
 from roadmap.config.schema import RunSpec
 from roadmap.records.manifest import add_runs
+from roadmap.records.record import run_folder
 from roadmap.report.writer import write_report
 from tests.helpers import write_run
 
@@ -20,10 +22,26 @@ STEPS = [
     "inverted_bottleneck", "move_up_depthwise", "kernel_5", "large_kernel", "gelu", "layer_norm",
 ]  # fmt: skip
 
+SEEDS = 5  # of `make_rows`
+
 
 def make_curve(top1: float) -> list[dict[str, Any]]:
     points = [{"epoch": i, "lr": 0.1, "train_loss": 2.0 / i, "test_top1": top1 - 9 + 3 * i} for i in (1, 2, 3)]
     return [point | {"test_loss": 1.0 / point["epoch"]} for point in points]
+
+
+def make_rows(folder: Path, steps: list[str], num_images: int) -> dict[str, np.ndarray]:
+    """Write SEEDS runs of each step with random results on each image; return them by step, (SEEDS, num_images)."""
+    rng = np.random.default_rng(0)
+    ease = rng.random(num_images)
+    results = {}
+    for step in steps:
+        own = 0.6 * ease + 0.4 * rng.random(num_images)  # probability that the step is right
+        results[step] = rng.random((SEEDS, num_images)) < own
+        for seed, correct in enumerate(results[step]):
+            spec = write_run(folder, 100 * float(correct.mean()), f"+step={step}", f"seed={seed}")
+            np.save(run_folder(spec) / "correct.npy", correct)
+    return results
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ def test_headings_are_in_order(page_path: Path) -> None:
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
     assert re.findall(r"<h2 [^>]*>([^<]*)</h2>", text) == [
-        "Results", "Steps", "Accuracy and cost", "Failed runs", "Reproduce", "Environment",
+        "Results", "Steps", "Compare two rows", "Accuracy and cost", "Failed runs", "Reproduce", "Environment",
     ]  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def test_columns_without_values_are_left_out(page_path: Path, tmp_path: Path) ->
     assert "descriptive" in text
     needed = [17.0] * (len(study.rows) - 1) + [float("inf")]
     table = study.table.assign(paper_top1=float("nan"), p_holm=float("nan"), verdict="", seeds_needed=needed)
-    page.write_page(tmp_path / "index.html", "title", replace(study, table=table), pd.DataFrame(), ["one & all"], None)
+    page.write_page(tmp_path / "index.html", "title", replace(study, table=table), pd.DataFrame(), ["one & all"])
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "95 % interval" in headers(text) and not {"p (Holm)", "verdict", "paper top-1 (%)"} & headers(text)
     assert 'data-v="17.0">17</td>' in text and 'data-v="Infinity">∞</td>' in text

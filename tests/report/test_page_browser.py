@@ -16,13 +16,20 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.select import Select
 
+from roadmap.analysis.table import read_study
+from roadmap.commands.report import structure_of_config
+from roadmap.evaluation.thumbnails import read_thumbnails
 from roadmap.records.record import RUNS_FOLDER
 from roadmap.report.columns import NO_VALUE
+from roadmap.report.examples import NUM_EXAMPLES
+from roadmap.report.fields import changed_fields
+from roadmap.report.sections import page_number
 from roadmap.report.writer import write_report
 from tests.conftest import until
 from tests.helpers import write_run
-from tests.report.conftest import STEPS
+from tests.report.conftest import STEPS, make_rows
 
 PHONE, DESKTOP = 390, 1280  # pixels
 ARGUMENTS = (
@@ -142,6 +149,49 @@ def test_steps_open_by_keyboard_and_by_link(browser: webdriver.Chrome, page_path
     assert browser.find_elements(By.CSS_SELECTOR, "details.step")[9].get_property("open"), "a link from elsewhere"
     browser.find_element(By.ID, "open-all").click()
     assert all(step.get_property("open") for step in browser.find_elements(By.CSS_SELECTOR, "details.step"))
+
+
+def test_any_two_rows_can_be_compared(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    steps = ["baseline", "stage_ratio", "gelu"]
+    results = make_rows(tmp_path, steps, num_images=360)  # the test images of digits
+    write_report(tmp_path / RUNS_FOLDER, tmp_path / "report", structure_of_config, read_thumbnails)
+    browser.get((tmp_path / "report" / "index.html").as_uri())
+    selects = [Select(element) for element in browser.find_elements(By.CSS_SELECTOR, "select.pair-row")]
+    assert [select.first_selected_option.text for select in selects] == ["0 baseline", "2 ReLU → GELU"]
+    selects[0].select_by_index(1)
+    place = browser.find_element(By.ID, "pair")
+    study = read_study(tmp_path / RUNS_FOLDER)
+    shown = [
+        tuple(cell.text for cell in row.find_elements(By.XPATH, "./*"))
+        for row in place.find_elements(By.XPATH, ".//div[@aria-label='Table of fields, scrolls sideways']//tbody/tr")
+    ]
+    assert shown == changed_fields(*(study.rows[i].records[0] for i in (1, 2)))
+    gain = study.table["top1_mean"][2] - study.table["top1_mean"][1]
+    assert f"B − A: {page_number('{:+.2f}', gain)} points of mean top-1." in place.text
+    kinds = {kind: {item.text for item in place.find_elements(By.TAG_NAME, kind)} for kind in ("del", "ins")}
+    assert "ReLU" in kinds["del"] and "GELU" in kinds["ins"]
+    assert any(text.startswith("7×7 depthwise conv") for text in kinds["ins"])
+    assert "stage 3, blocks 2 to 3" in place.text
+    counts = {name: results[step].sum(0) for name, step in zip("AB", steps[1:], strict=True)}
+    figures = place.find_elements(By.TAG_NAME, "figure")
+    assert len(figures) == 2 * NUM_EXAMPLES
+    for figure in figures:
+        pattern = r"(\d), image (\d+): right in (\d) of 5 seeds of ([AB]), (\d) of 5 of ([AB])"
+        found = re.fullmatch(pattern, figure.find_element(By.TAG_NAME, "figcaption").text)
+        assert found is not None, figure.text
+        label, index, more, better, less, worse = found.groups()
+        assert (counts[better][int(index)], counts[worse][int(index)]) == (int(more), int(less))
+        assert int(more) - int(less) >= 3 and better != worse
+        picture = figure.find_element(By.TAG_NAME, "img")
+        assert picture.get_attribute("alt") == f"Test image {index}, of the class {label}"
+        assert picture.get_property("naturalWidth") == 8
+    browser.find_element(By.ID, "swap").send_keys(Keys.ENTER)
+    assert [select.first_selected_option.text for select in selects] == ["2 ReLU → GELU", "1 stage ratio"]
+    assert f"B − A: {page_number('{:+.2f}', -gain)} points of mean top-1." in place.text
+    selects[1].select_by_index(2)
+    assert "No field differs." in place.text and "All layers are the same." in place.text
+    set_window(browser, PHONE)
+    assert browser.execute_script("return document.documentElement.scrollWidth") == PHONE
 
 
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
