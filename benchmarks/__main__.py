@@ -6,6 +6,7 @@
     python -m benchmarks steps     # the networks of the published study against its ResNet: multiply-adds and images/s
     python -m benchmarks kernels   # our CPU kernels on and off
     python -m benchmarks compose   # planning: composing a thousand networks, against Hydra's composition of each
+    python -m benchmarks trackers  # runs with each experiment tracker, against the same runs without one
     python -m benchmarks gpu       # on one GPU: against timm, share of peak, several runs at once, torch.compile
     python -m benchmarks commit    # runs of this version against those of another commit (--commit)
 
@@ -27,6 +28,7 @@ from benchmarks.kernels import measure_kernels
 from benchmarks.load import Measurements, adopt_orphans
 from benchmarks.study import compare_whole_study
 from benchmarks.tables import CORES
+from benchmarks.trackers import measure_trackers
 from roadmap.config.choices import Device
 from roadmap.config.schema import SpecError
 from roadmap.runtime.system import cpu_name, git_state, package_versions
@@ -39,6 +41,7 @@ BENCHMARKS = {
     "steps": measure_steps,
     "kernels": measure_kernels,
     "compose": measure_composition,
+    "trackers": measure_trackers,
     "gpu": measure_gpu,
     "commit": compare_with_commit,
 }
