@@ -36,7 +36,7 @@ def measure_trackers(options: argparse.Namespace) -> None:
     As in a study with small images, one run per core trains at once, so that a tracker has no core of its own. Each
     repeat has another order, so that none is always the first.
     """
-    choices = {"none": [], **{name: [name] for name in TRACKERS}, "all four": list(TRACKERS)}
+    choices: dict[str, list[str]] = {"none": [], **{name: [name] for name in TRACKERS}, "all four": list(TRACKERS)}
     names = [name for name in choices if name == "none" or options.only in name]
     speeds: dict[str, list[Speed]] = {name: [] for name in names}
     for repeat in range(options.repeats):

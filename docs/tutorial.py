@@ -52,8 +52,8 @@ from IPython.display import Image
 Image("reports/first/roadmap.png", width=800)
 
 # %% [markdown]
-# Two seeds say little: the interval of each gain (`delta_low` to `delta_high`) is wide, and the verdict is "descriptive". Five seeds, `seed=0,1,2,3,4`,
-# give verdicts. `reports/first/index.html` is the full report.
+# Two seeds say little: the interval of each gain (`delta_low` to `delta_high`) is wide, and the verdict is "descriptive". With fewer than five seeds
+# every verdict is "descriptive"; a gain or a loss needs more seeds. `reports/first/index.html` is the full report.
 #
 # ## A step of your own
 #
@@ -106,6 +106,6 @@ pd.DataFrame({"label": labels[:8], "prediction": probabilities.argmax(1), "proba
 # ## Next
 #
 # - `+study=roadmap` trains all steps; `data=folder data.root=/my/images` takes your own images.
-# - [Studies](studies.md): leave a step out, add one in, search the best learning rate.
+# - [Studies](studies.md): leave a step out, add one in, search for the best learning rate.
 # - [A roadmap of your own](own-roadmap.md): layers from your own package.
 # - [Integrations](integrations.md): trackers, timm, export, evaluation.

@@ -22,6 +22,7 @@ from roadmap.config.messages import CONFIG_ERRORS, one_line_message
 from roadmap.config.names import is_file_name, printable, suggest
 from roadmap.config.paths import find_config
 from roadmap.config.schema import DataSpec, SpecError
+from roadmap.config.selection import choose_folders
 from roadmap.config.validation import check_writable
 from roadmap.evaluation.corruptions import CORRUPTIONS, SEVERITIES
 from roadmap.evaluation.evaluate import Evaluator, measure_latency, spec_with_data
@@ -53,7 +54,7 @@ def evaluate_command(arguments: list[str]) -> int:
 
     Raises SpecError for bad input.
     """
-    options = _parse(arguments)
+    options = _parse(choose_folders(arguments))
     _check_installed()
     chosen, overrides = _own_settings(options.overrides)
     if options.ema and any(override.startswith(("+step=", "+transform=")) for override in overrides):
@@ -151,6 +152,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--no-latency", action="store_true", help="do not measure latency and throughput")
     parser.add_argument("--device", default="auto", choices=list(Device.__members__), help="by default auto")
     parser.add_argument("--out", type=Path, default=Path("experiments"), help="folder of runs; by default experiments")
+    parser.add_argument("--config-dir", metavar="DIR", help="folder with configs of your own")
     options = parser.parse_intermixed_args(arguments)
     if options.batch_size is not None and options.batch_size < 1:
         raise SpecError(f"--batch-size={options.batch_size}: must be positive")

@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from roadmap.config.datasets import root_decides_result
+from roadmap.records.record import NOT_HASHED
+
 SCHEDULE = ("epochs", "batch_size", "lr")
+# Not shown: fields without effect on the result, and what the fields of the network say already.
+LEFT_OUT = (*NOT_HASHED, "transforms", "data.download", "data.workers", "data.quick_epochs", "data.quick_batch_size")
 
 
-def fields_of(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of network, recipe and schedule of a run, by name; without schedule if it never started."""
-    config, plan = record["config"], record.get("plan") or {}
-    fields = {f"network.{key}": value for key, value in config["network"].items()}
+def fields_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that decide the result of a run, by name, and its schedule if it has started."""
+    config = dict(record["config"])
+    network, recipe = (config.pop(part) for part in ("network", "recipe"))
+    fields = {f"network.{key}": value for key, value in network.items()}
     # Fields that recipe and network share, such as drop_path, are set by the recipe.
-    fields |= {f"recipe.{key}": value for key, value in config["recipe"].items() if key not in config["network"]}
-    return fields | {f"schedule: {key.replace('_', ' ')}": plan[key] for key in SCHEDULE if key in plan}
+    fields |= {f"recipe.{key}": value for key, value in recipe.items() if key not in network}
+    if not root_decides_result(config["data"]["name"]):
+        config["data"] = {key: value for key, value in config["data"].items() if key != "root"}
+    fields |= dict(_flatten({key: value for key, value in config.items() if key not in LEFT_OUT}))
+    plan = record.get("plan") or {}
+    fields |= {f"schedule: {key.replace('_', ' ')}": plan[key] for key in SCHEDULE if key in plan}
+    return {key: value for key, value in fields.items() if key not in LEFT_OUT}
 
 
-def changed_fields(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the fields that differ between two runs: name, value before, value after."""
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the fields that differ between two runs: name, value before, value after.
+
+    The schedule is left out if one of the two runs never started.
+    """
     old, new = fields_of(before), fields_of(after)
     names = [
-        name
-        for name in dict.fromkeys((*old, *new))
-        if not name.startswith("schedule") or {name} <= old.keys() & new.keys()
+        key for key in dict.fromkeys((*old, *new)) if not key.startswith("schedule: ") or (key in old and key in new)
     ]
     return [(name, plain(old.get(name)), plain(new.get(name))) for name in names if old.get(name) != new.get(name)]
 

@@ -110,10 +110,6 @@ const comparePairs = () => {
   const results = (a, b) => {
     const lines = data.columns.map(([header, row]) => [header, text(row[a]), text(row[b])]);
     const parts = [make("h3", "Results"), tableOf("Table of results", ["", "A", "B"], lines, "number")];
-    const gain = data.top1[b] - data.top1[a];
-    if (data.top1[a] !== null && data.top1[b] !== null) {
-      parts.push(make("p", `B \u2212 A: ${signed(gain)} points of mean top-1.`));
-    }
     return parts;
   };
 
@@ -157,43 +153,49 @@ const comparePairs = () => {
     });
     const note = "Units that differ. \u2212: only in A. +: only in B. Without a sign: in both.";
     const content = entries.length ? [make("p", note, {className: "muted"}), make("ul", entries, {className: "layers"})]
-      : [make("p", "All layers are the same.")];
+      : [make("p", "The lists of layers are the same.")];
     return [heading, ...content];
   };
 
   const examples = (a, b) => {
-    if (!data.images.length) return [];
-    const heading = make("h3", "Test images on which A and B disagree");
-    const counts = [a, b].map(row => data.right[row]), seeds = [a, b].map(row => data.seeds[row]);
-    if (!counts[0] || !counts[1]) return [heading, make("p", "A and B were not evaluated on the same images.")];
+    if (!data.sets.length) return [];
+    const heading = make("h3", `${data.kind === "test" ? "Test" : "Held-out"} images on which A and B disagree`);
+    const {images, right: counted, seeds: numbers} = data.sets.find(set => a in set.right && b in set.right) ?? {};
+    if (!images) return [heading, make("p", "There are no results of A and B on the same single images.")];
+    const counts = [a, b].map(row => counted[row]), seeds = [a, b].map(row => numbers[row]);
     const right = (side, i) => counts[side].charCodeAt(i) - 48;
     const parts = [heading];
     for (const [better, worse] of [[0, 1], [1, 0]]) {
-      const names = ["A", "B"], difference = i => right(better, i) / seeds[better] - right(worse, i) / seeds[worse];
-      const found = data.images.map((_, i) => i).filter(i => difference(i) >= data.least)
+      // The difference of the shares of right seeds, as a whole number: seeds[0] * seeds[1] is one.
+      const names = ["A", "B"], difference = i => right(better, i) * seeds[worse] - right(worse, i) * seeds[better];
+      const found = images.map((_, i) => i).filter(i => 2 * difference(i) >= seeds[0] * seeds[1])
         .sort((x, y) => difference(y) - difference(x)).slice(0, data.most);
       parts.push(make("h4", `${names[better]} is right, ${names[worse]} is wrong`));
       if (!found.length) {
-        parts.push(make("p", `There is no image on which the seeds of ${names[better]} are right more often by half of the seeds.`));
+        parts.push(make("p", `Among the images of this page, there is none on which ${names[better]} is right more often by half of the seeds.`));
         continue;
       }
-      const pictured = found.every(i => data.images[i][1]);
       const entries = found.map(i => {
-        const [index, source, label] = data.images[i];
+        const [index, source, label] = images[i];
         const words = `${label && label + ", "}image ${index}: right in ${right(better, i)} of ${seeds[better]}`
           + ` seeds of ${names[better]}, ${right(worse, i)} of ${seeds[worse]} of ${names[worse]}`;
-        if (!pictured) return make("li", words);
-        const picture = make("img", null, {src: source, alt: `Test image ${index}, of the class ${label}`});
-        return make("figure", [picture, make("figcaption", words)]);
+        const alt = `Image ${index}, of the class ${label}`;
+        const show = picture => { if (picture.naturalWidth <= 32) picture.className = "tiny"; };
+        const picture = make("img", null, {src: source, alt, onload: event => show(event.target)});
+        return make("li", source ? [picture, words] : words);
       });
-      parts.push(make(pictured ? "div" : "ul", entries, {className: pictured ? "examples" : "examples named"}));
+      parts.push(make("ul", entries, {className: found.some(i => images[i][1]) ? "examples" : "examples named"}));
     }
-    if ("withoutPictures" in place.dataset) parts.push(make("p", "The images were not on the machine that wrote this page."));
+    if (!images.some(image => image[1])) parts.push(make("p", "This page has no pictures of the images."));
     return parts;
   };
 
   const show = () => {
     const [a, b] = selects.map(select => Number(select.value));
+    const [before, after] = [a, b].map(row => data.top1[row]);
+    const gain = before === null || after === null ? "" : ` B \u2212 A: ${signed(after - before)} points of mean top-1.`;
+    document.getElementById("pair-summary").textContent
+      = `A: ${a} ${data.labels[a]}. B: ${b} ${data.labels[b]}.${gain}`;
     place.replaceChildren(...results(a, b), ...configuration(a, b), ...layers(a, b), ...examples(a, b));
   };
   selects.forEach(select => select.addEventListener("change", show));

@@ -11,8 +11,9 @@ from markupsafe import Markup
 from roadmap.analysis.table import Study
 from roadmap.models.structure import Layer, Structure
 from roadmap.report.columns import COLUMNS, NO_VALUE, Column, Line, is_missing, used_columns
-from roadmap.report.examples import LEAST_DIFFERENCE, NUM_EXAMPLES, ThumbnailsOf, choose_examples
+from roadmap.report.examples import NUM_EXAMPLES, ThumbnailsOf, choose_examples
 from roadmap.report.fields import fields_of, plain
+from roadmap.report.page_plots import evaluation_images
 
 # The columns whose values belong to the comparison of the table, not to the row itself.
 OF_COMPARISON = ("label", "delta", "delta_low", "p_holm", "verdict", "seeds_needed", "against")
@@ -25,8 +26,7 @@ class Pairs:
     data: Markup  # JSON, which the script reads
     labels: list[str]
     first: tuple[int, int]  # the rows that are compared at the start
-    has_images: bool
-    has_pictures: bool
+    images: str  # `test` or `held-out`; empty if there are no results on single images
 
 
 @dataclass
@@ -51,37 +51,43 @@ def make_pairs(
     if len(lines) < 2:
         return None
     texts, units = _Pool(), _Pool()
-    fields = [fields_of(row.records[0]) for row in study.rows]
+    fields = [fields_of(next((r for r in row.records if r.get("plan")), row.records[0])) for row in study.rows]
     by_name = {
         name: [plain(row[name]) if name in row else NO_VALUE for row in fields]
         for name in dict.fromkeys(name for row in fields for name in row)
     }
     columns = [column for column in used_columns(COLUMNS, lines) if column.key not in OF_COMPARISON]
     examples = choose_examples(study, thumbnails_of)
+    kind = evaluation_images(study.records)
     data = {
         "top1": [None if is_missing(line["top1_mean"]) else line["top1_mean"] for line in lines],
         "columns": [[column.header, [texts(cell(column, line)) for line in lines]] for column in columns],
         "fields": [[name, [texts(value) for value in row]] for name, row in by_name.items() if len(set(row)) > 1],
+        "labels": list(labels),
         "layers": [None if structure is None else _units(structure, texts, units) for structure in structures],
         "units": list(units.numbers),
-        "images": [[index, *picture] for index, picture in zip(examples.images, examples.pictures, strict=True)],
-        # one sign for each image: the sign "0" + the number of seeds
-        "right": [None if row is None else "".join(chr(48 + count) for count in row) for row in examples.right],
-        "seeds": examples.seeds,
-        "least": LEAST_DIFFERENCE,
+        "sets": [
+            {
+                "images": [[i, *picture] for i, picture in zip(found.images, found.pictures, strict=True)],
+                # by row; one sign for each image: the sign "0" + the number of seeds that are right
+                "right": {row: "".join(chr(48 + count) for count in counts) for row, counts in found.right.items()},
+                "seeds": found.seeds,
+            }
+            for found in examples
+        ],
+        "kind": kind,
         "most": NUM_EXAMPLES,
         "texts": list(texts.numbers),
     }
     # A closing tag in a text would end the element that holds the data.
     content = Markup(json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
-    has_pictures = any(source for source, _ in examples.pictures)
-    return Pairs(content, list(labels), _first_pair(study), bool(examples.images), has_pictures)
+    has_images = any(found.images for found in examples)
+    return Pairs(content, list(labels), _first_pair(study), kind if has_images else "")
 
 
 def _first_pair(study: Study) -> tuple[int, int]:
-    """Return the first row, and the last one that is not a reference network."""
-    last = max((i for i, is_reference in enumerate(study.table["reference"]) if not is_reference), default=0)
-    return (0, last or 1)
+    """Return the last row that is compared with another row, after that row; without one, the first two rows."""
+    return next(((j, i) for i, j in reversed(list(enumerate(study.against))) if j is not None), (0, 1))
 
 
 def _units(structure: Structure, texts: _Pool, units: _Pool) -> list[tuple[int, int]]:
@@ -106,4 +112,6 @@ def _units(structure: Structure, texts: _Pool, units: _Pool) -> list[tuple[int, 
 
 def _text(layer: Layer) -> str:
     # The rate of stochastic depth is another one in each block; the field network.drop_path has it.
-    return "stochastic depth" if layer.kind == "drop_path" else layer.description
+    text = "stochastic depth" if layer.kind == "drop_path" else layer.description
+    is_grouped = layer.groups > 1 and not layer.depthwise
+    return f"{text}, {layer.groups} groups" if is_grouped else text

@@ -37,17 +37,17 @@ def write_report(
     folder: Path,
     to: Path,
     structure_of: StructureOf | None = None,
-    thumbnails_of: ThumbnailsOf | None = None,
     runs: Mapping[str, Sequence[str]] | None = None,
     width: int | None = None,
     roadmap: str | None = None,
+    thumbnails_of: ThumbnailsOf | None = None,
 ) -> str:
     """Write the report of the study in `folder` to the folder `to`; return the tables, the notes and the paths as text.
 
     `structure_of` returns the structure of a network from the fields in a record's `config["network"]`, or None for a
     reference network; `roadmap.models.inspection.structure_of_config` does. The page draws the networks with it.
-    Without it, the page has no diagrams. `thumbnails_of` returns pictures of test images;
-    `roadmap.evaluation.thumbnails.read_thumbnails` does. Without it, the page names the images by their numbers. With
+    Without it, the page has no diagrams. `thumbnails_of` returns pictures of images;
+    `roadmap.evaluation.thumbnails.read_thumbnails` does. Without it, the page names the images by their positions. With
     `runs` and `roadmap` (see `read_study`) the report covers only these runs. `width` is the width of the returned
     tables, by default that of the terminal.
 

@@ -103,6 +103,7 @@ def write_study_report(runs: Sequence[PlannedRun]) -> str | None:
     The default study contains the runs of all commands that name no study. Its report covers only `runs`. Return the
     reason if the report could not be written, else None.
     """
+    from roadmap.report.examples import optional_pictures
     from roadmap.report.writer import write_report
 
     spec = runs[0].spec
@@ -119,7 +120,8 @@ def write_study_report(runs: Sequence[PlannedRun]) -> str | None:
             return pool.submit(_thumbnails_of_run, record, indices, count).result()
 
         try:
-            logger.info(write_report(folder, to, structure_of, thumbnails_of, own, roadmap=spec.roadmap))
+            pictures = optional_pictures(thumbnails_of)
+            logger.info(write_report(folder, to, structure_of, own, roadmap=spec.roadmap, thumbnails_of=pictures))
         except SpecError as error:  # no run left a record
             return f"no report: {error}"
         except OSError as error:

@@ -90,9 +90,10 @@ def _earlier(path: Path) -> dict[str, Any]:
 
 def _results(targets: Sequence[Target]) -> Iterator[dict[str, Any]]:
     """Yield what a search has found, as `roadmap.report.tuning` writes it."""
-    from optuna.importance import get_param_importances
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
     from optuna.trial import TrialState
 
+    evaluator = FanovaImportanceEvaluator(seed=0)  # the default of some versions has another meaning
     for target in targets:
         trials = target.study.get_trials(deepcopy=False)
         completed = [t for t in trials if t.state is TrialState.COMPLETE and not t.user_attrs.get("diverged")]
@@ -107,7 +108,7 @@ def _results(targets: Sequence[Target]) -> Iterator[dict[str, Any]]:
             "states": states,
             "best": best.user_attrs["values"] if best is not None else None,
             "value": best.value if best is not None else None,
-            "importances": dict(get_param_importances(target.study)) if enough else {},
+            "importances": dict(get_param_importances(target.study, evaluator=evaluator)) if enough else {},
             "trials": [
                 {"trial": t.number + 1, "state": t.state.name.lower(), "top1": t.value} | t.user_attrs.get("values", {})
                 for t in trials

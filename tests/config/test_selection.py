@@ -240,6 +240,27 @@ def test_the_command_of_a_record_repeats_it_with_the_fields_of_the_study(own: Pa
     assert sorted(tmp_path.glob("experiments/runs/*/record.json")) == records
 
 
+def test_a_network_of_the_user_can_be_tuned_and_evaluated(own: Path, tmp_path: Path) -> None:
+    (own / "data").mkdir()
+    text = (paths.CONF / "data" / "digits.yaml").read_text(encoding="utf-8")
+    (own / "data" / "mine.yaml").write_text(f"{text}\nholdout: 33\n")
+    options = ("roadmap=preact", "+study=tune", "step=silu", "tune.trials=2", "tune.pruner=none", "data.holdout=40")
+    result = call_main("--config-dir=conf", *options, *TINY, "budget.allow_chance=true")
+    assert result.code == 0 and "silu: 2 complete" in result.out, result
+    best = shlex.split(result.out.split("best held-out top-1")[1].split(": ", 1)[1].splitlines()[0])
+    assert {"--config-dir=conf", "roadmap=preact", "+step=silu"} <= set(best)
+    assert call_main(*best[2:], *TINY, "budget.allow_chance=true").code == 0
+    (run,) = [
+        path.parent
+        for path in tmp_path.glob("experiments/runs/silu-*/record.json")
+        if json.loads(path.read_text())["config"]["data"]["holdout"] is None
+    ]
+    result = call_main("evaluate", "--config-dir=conf", str(run), "data=mine", "--no-latency", "--to=mine.json")
+    assert result.code == 0, result
+    evaluated = json.loads(Path("mine.json").read_text("utf-8"))
+    assert evaluated["num_images"] == 33 and evaluated["receptive_field"]["half_side"] > 0
+
+
 def test_a_batch_norm_of_the_user_is_refused_where_it_would_not_follow_the_groups(
     own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

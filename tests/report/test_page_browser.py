@@ -154,10 +154,11 @@ def test_steps_open_by_keyboard_and_by_link(browser: webdriver.Chrome, page_path
 def test_any_two_rows_can_be_compared(browser: webdriver.Chrome, tmp_path: Path) -> None:
     steps = ["baseline", "stage_ratio", "gelu"]
     results = make_rows(tmp_path, steps, num_images=360)  # the test images of digits
-    write_report(tmp_path / RUNS_FOLDER, tmp_path / "report", structure_of_config, read_thumbnails)
+    write_report(tmp_path / RUNS_FOLDER, tmp_path / "report", structure_of_config, thumbnails_of=read_thumbnails)
     browser.get((tmp_path / "report" / "index.html").as_uri())
     selects = [Select(element) for element in browser.find_elements(By.CSS_SELECTOR, "select.pair-row")]
-    assert [select.first_selected_option.text for select in selects] == ["0 baseline", "2 ReLU → GELU"]
+    assert [select.first_selected_option.text for select in selects] == ["1 stage ratio", "2 ReLU → GELU"]
+    selects[0].select_by_index(0)
     selects[0].select_by_index(1)
     place = browser.find_element(By.ID, "pair")
     study = read_study(tmp_path / RUNS_FOLDER)
@@ -167,29 +168,31 @@ def test_any_two_rows_can_be_compared(browser: webdriver.Chrome, tmp_path: Path)
     ]
     assert shown == changed_fields(*(study.rows[i].records[0] for i in (1, 2)))
     gain = study.table["top1_mean"][2] - study.table["top1_mean"][1]
-    assert f"B − A: {page_number('{:+.2f}', gain)} points of mean top-1." in place.text
+    summary = browser.find_element(By.ID, "pair-summary")
+    rows_of_pair = "A: 1 stage ratio. B: 2 ReLU → GELU."
+    assert summary.text == f"{rows_of_pair} B − A: {page_number('{:+.2f}', gain)} points of mean top-1."
     kinds = {kind: {item.text for item in place.find_elements(By.TAG_NAME, kind)} for kind in ("del", "ins")}
     assert "ReLU" in kinds["del"] and "GELU" in kinds["ins"]
     assert any(text.startswith("7×7 depthwise conv") for text in kinds["ins"])
     assert "stage 3, blocks 2 to 3" in place.text
     counts = {name: results[step].sum(0) for name, step in zip("AB", steps[1:], strict=True)}
-    figures = place.find_elements(By.TAG_NAME, "figure")
-    assert len(figures) == 2 * NUM_EXAMPLES
-    for figure in figures:
+    entries = place.find_elements(By.CSS_SELECTOR, ".examples > li")
+    assert len(entries) == 2 * NUM_EXAMPLES
+    for entry in entries:
         pattern = r"(\d), image (\d+): right in (\d) of 5 seeds of ([AB]), (\d) of 5 of ([AB])"
-        found = re.fullmatch(pattern, figure.find_element(By.TAG_NAME, "figcaption").text)
-        assert found is not None, figure.text
+        found = re.fullmatch(pattern, entry.text)
+        assert found is not None, entry.text
         label, index, more, better, less, worse = found.groups()
         assert (counts[better][int(index)], counts[worse][int(index)]) == (int(more), int(less))
         assert int(more) - int(less) >= 3 and better != worse
-        picture = figure.find_element(By.TAG_NAME, "img")
-        assert picture.get_attribute("alt") == f"Test image {index}, of the class {label}"
+        picture = entry.find_element(By.TAG_NAME, "img")
+        assert picture.get_attribute("alt") == f"Image {index}, of the class {label}"
         assert picture.get_property("naturalWidth") == 8
     browser.find_element(By.ID, "swap").send_keys(Keys.ENTER)
     assert [select.first_selected_option.text for select in selects] == ["2 ReLU → GELU", "1 stage ratio"]
-    assert f"B − A: {page_number('{:+.2f}', -gain)} points of mean top-1." in place.text
+    assert f"B − A: {page_number('{:+.2f}', -gain)} points of mean top-1." in summary.text
     selects[1].select_by_index(2)
-    assert "No field differs." in place.text and "All layers are the same." in place.text
+    assert "No field differs." in place.text and "The lists of layers are the same." in place.text
     set_window(browser, PHONE)
     assert browser.execute_script("return document.documentElement.scrollWidth") == PHONE
 

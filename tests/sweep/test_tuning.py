@@ -23,7 +23,7 @@ from roadmap.config.tuned import read_best
 from roadmap.records.history import HISTORY_FIELDS
 from roadmap.records.record import config_hash
 from roadmap.sweep.tuning import _end, _Trial
-from tests.conftest import TINY, background, until
+from tests.conftest import ROOT, TINY, background, until
 from tests.helpers import call_main
 
 SPACE = ("+tune.space.recipe.lr={factor:[0.5,5]}", "+tune.space.recipe.label_smoothing=[0.0,0.1]")
@@ -98,6 +98,42 @@ def test_trials_of_a_stopped_command_are_resumed_and_not_repeated(sign: signal.S
     assert done.returncode == 0, out + err
     assert "gelu: 4 complete" in out and out.count("resuming from checkpoint") == 2
     assert before <= {path.parent.name for path in runs.glob("*/record.json")} and len(records()) <= 4
+
+
+KILLS_ONE_RUN = """
+import os, signal
+
+original = os.replace
+
+def sabotaged(source, target, **options):
+    original(source, target, **options)
+    if str(target).endswith("checkpoint.pt"):
+        try:
+            os.close(os.open("killed", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
+
+os.replace = sabotaged
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_trial_whose_process_was_killed_is_resumed_by_the_same_command(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(KILLS_ONE_RUN)
+    options = [*OPTIONS, "+step=gelu", "tune.trials=3", "tune.pruner=none", "checkpoint_steps=2"]
+    first = background(*options, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    out, err = first.communicate(timeout=300)
+    assert first.returncode == 0 and "killed by SIGKILL" in out and "gelu: 2 complete" in out, out + err
+    before = {path: path.stat().st_mtime_ns for path in Path("experiments/runs").glob("*/record.json")}
+    again = background(*options)
+    out, err = again.communicate(timeout=300)
+    assert again.returncode == 0 and "gelu: 3 complete" in out, out + err
+    assert out.count("resuming from checkpoint") == 1
+    changed = [path for path, when in before.items() if path.stat().st_mtime_ns != when]
+    assert len(changed) == 1 and len(records()) == len(before)
+    assert all(record["status"] == "completed" for record in records())
 
 
 def test_a_run_below_the_median_is_pruned_and_leaves_no_checkpoint(tmp_path: Path) -> None:
