@@ -25,6 +25,7 @@ from roadmap.records.record import config_hash
 from roadmap.sweep.tuning import _end, _Trial
 from tests.conftest import ROOT, TINY, background, until
 from tests.helpers import call_main
+from tests.sweep.sabotage import KILLS_ONE_RUN
 
 SPACE = ("+tune.space.recipe.lr={factor:[0.5,5]}", "+tune.space.recipe.label_smoothing=[0.0,0.1]")
 OPTIONS = ("+study=tune", *SPACE, *TINY, "budget.epochs=2", "budget.allow_chance=true", "data.holdout=40")
@@ -100,24 +101,6 @@ def test_trials_of_a_stopped_command_are_resumed_and_not_repeated(sign: signal.S
     assert before <= {path.parent.name for path in runs.glob("*/record.json")} and len(records()) <= 4
 
 
-KILLS_ONE_RUN = """
-import os, signal
-
-original = os.replace
-
-def sabotaged(source, target, **options):
-    original(source, target, **options)
-    if str(target).endswith("checkpoint.pt"):
-        try:
-            os.close(os.open("killed", os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            return
-        os.kill(os.getpid(), signal.SIGKILL)
-
-os.replace = sabotaged
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.faults
 def test_a_trial_whose_process_was_killed_is_resumed_by_the_same_command(tmp_path: Path) -> None:
@@ -125,7 +108,7 @@ def test_a_trial_whose_process_was_killed_is_resumed_by_the_same_command(tmp_pat
     options = [*OPTIONS, "+step=gelu", "tune.trials=3", "tune.pruner=none", "checkpoint_steps=2"]
     first = background(*options, PYTHONPATH=f"{tmp_path}:{ROOT}")
     out, err = first.communicate(timeout=300)
-    assert first.returncode == 0 and "killed by SIGKILL" in out and "gelu: 2 complete" in out, out + err
+    assert first.returncode == 1 and "killed by SIGKILL" in out and "gelu: 2 complete" in out, out + err
     before = {path: path.stat().st_mtime_ns for path in Path("experiments/runs").glob("*/record.json")}
     again = background(*options)
     out, err = again.communicate(timeout=300)
