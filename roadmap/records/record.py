@@ -38,6 +38,8 @@ NOT_HASHED = (
     "tuned",
 )  # fmt: skip
 
+DATA_NOT_HASHED = ("download", "workers", "quick_epochs", "quick_batch_size")  # likewise, fields of `data`
+
 
 def config_of(spec: RunSpec) -> dict[str, Any]:
     """Return the resolved config as plain values, without the name and the label that follow from it."""
@@ -67,7 +69,7 @@ def config_hash(spec: RunSpec) -> str:
         config["data"]["root"] = str(Path(spec.data.root).resolve())
     if spec.weights is not None and Path(spec.weights).is_file():
         config["weights"] = hashlib.sha256(Path(spec.weights).read_bytes()).hexdigest()
-    for name in ("download", "workers", "quick_epochs", "quick_batch_size"):
+    for name in DATA_NOT_HASHED:
         del config["data"][name]
     optimizer = spec.recipe.optimizer.value
     config["budget"]["lr_multiplier"] = {optimizer: getattr(spec.budget.lr_multiplier, optimizer)}

@@ -83,10 +83,8 @@ def _evaluation_set(record: dict[str, Any]) -> str:
     """Return a text that is the same for runs that were evaluated on the same images in the same order."""
     data, budget = record["config"]["data"], record["config"]["budget"]
     fields = [data["name"], data.get("holdout"), budget.get("test_images"), len(record["correct"])]
-    if data.get("holdout") is not None:  # images of the training split
-        fields += [data.get("train_split"), budget.get("train_images")]
-    else:
-        fields += [data.get("test_split")]
+    is_held_out = data.get("holdout") is not None  # then the images are of the training split
+    fields += [data.get("train_split" if is_held_out else "test_split")]
     if root_decides_result(data["name"]) and data.get("root"):
         fields += [str(Path(data["root"]).resolve())]
     return json.dumps(fields)

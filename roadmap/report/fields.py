@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from roadmap.config.datasets import root_decides_result
-from roadmap.records.record import NOT_HASHED
+from roadmap.records.record import DATA_NOT_HASHED, NOT_HASHED
 
 SCHEDULE = ("epochs", "batch_size", "lr")
 # Not shown: fields without effect on the result, and what the fields of the network say already.
-LEFT_OUT = (*NOT_HASHED, "transforms", "data.download", "data.workers", "data.quick_epochs", "data.quick_batch_size")
+LEFT_OUT = (*NOT_HASHED, "transforms")
 
 
 def fields_of(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,12 +20,12 @@ def fields_of(record: Mapping[str, Any]) -> dict[str, Any]:
     fields = {f"network.{key}": value for key, value in network.items()}
     # Fields that recipe and network share, such as drop_path, are set by the recipe.
     fields |= {f"recipe.{key}": value for key, value in recipe.items() if key not in network}
-    if not root_decides_result(config["data"]["name"]):
-        config["data"] = {key: value for key, value in config["data"].items() if key != "root"}
+    has_root = root_decides_result(config["data"]["name"])
+    without = DATA_NOT_HASHED if has_root else (*DATA_NOT_HASHED, "root")
+    config["data"] = {key: value for key, value in config["data"].items() if key not in without}
     fields |= dict(_flatten({key: value for key, value in config.items() if key not in LEFT_OUT}))
     plan = record.get("plan") or {}
-    fields |= {f"schedule: {key.replace('_', ' ')}": plan[key] for key in SCHEDULE if key in plan}
-    return {key: value for key, value in fields.items() if key not in LEFT_OUT}
+    return fields | {f"schedule: {key.replace('_', ' ')}": plan[key] for key in SCHEDULE if key in plan}
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
