@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +89,14 @@ def _earlier(path: Path) -> dict[str, Any]:
     return content
 
 
+def _state(trial: Any) -> str:
+    """Return complete, pruned, diverged, or unfinished: such a trial failed or was stopped, and will be resumed."""
+    if trial.user_attrs.get("diverged"):
+        return "diverged"
+    state = trial.state.name.lower()
+    return "unfinished" if state in ("running", "waiting") else str(state)
+
+
 def _results(targets: Sequence[Target]) -> Iterator[dict[str, Any]]:
     """Yield what a search has found, as `roadmap.report.tuning` writes it."""
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
@@ -98,19 +107,16 @@ def _results(targets: Sequence[Target]) -> Iterator[dict[str, Any]]:
         trials = target.study.get_trials(deepcopy=False)
         completed = [t for t in trials if t.state is TrialState.COMPLETE and not t.user_attrs.get("diverged")]
         best = max(completed, key=lambda trial: trial.value, default=None)
-        states: dict[str, int] = {}
-        for trial in trials:
-            state = "diverged" if trial.user_attrs.get("diverged") else trial.state.name.lower()
-            states[state] = states.get(state, 0) + 1
+        states = Counter(_state(trial) for trial in trials)
         enough = len({trial.value for trial in completed}) > 1
         yield {
             "step": target.name,
-            "states": states,
+            "states": {state: states[state] for state in sorted(states)},
             "best": best.user_attrs["values"] if best is not None else None,
             "value": best.value if best is not None else None,
             "importances": dict(get_param_importances(target.study, evaluator=evaluator)) if enough else {},
             "trials": [
-                {"trial": t.number + 1, "state": t.state.name.lower(), "top1": t.value} | t.user_attrs.get("values", {})
+                {"trial": t.number + 1, "state": _state(t), "top1": t.value} | t.user_attrs.get("values", {})
                 for t in trials
             ],
         }

@@ -11,9 +11,10 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 from roadmap.config.names import one_line
 from roadmap.records.history import HISTORY_NAME, ITERATIONS_NAME
 from roadmap.records.record import read_record
+from roadmap.runtime import lock
 from roadmap.trackers.backends import BACKENDS, INTERRUPTED, RunWriter, Tracker
 from roadmap.trackers.points import Run, read_points, read_results
 
@@ -44,19 +46,22 @@ class _Followed:
 
     run: Run
     before: Times  # files of an earlier session, which the run has not touched yet
+    lock_folder: Path
     writer: RunWriter | None = None
     num_sent: int = 0
     is_finished: bool = False
+    is_blocked: bool = False  # the process of an earlier command, which was killed, is still writing the run
+    resources: ExitStack = field(default_factory=ExitStack)
 
     def update(self, tracker: Tracker) -> None:
-        """Pass on what is new."""
+        """Pass on what is new; nothing while `is_blocked`."""
         folder = Path(self.run.folder)
         changed = {name for name, when in file_times(folder).items() if self.before.get(name) != when}
         if self.is_finished or not changed:
             return
         record = read_record(folder) if "record.json" in changed else None
         points = read_points(folder, record) if record is not None or ITERATIONS_NAME in changed else []
-        if self.writer is None and (points or record is not None):
+        if self.writer is None and (points or record is not None) and self._lock():
             self.writer = tracker.open(self.run)
         if self.writer is None:
             return
@@ -66,16 +71,30 @@ class _Followed:
             self.writer.log(point)
             self.num_sent += 1
         if record is not None:
-            self.writer.finish(read_results(record), record["status"])
-            self.is_finished = True
+            self._finish(read_results(record), record["status"])
+
+    def _lock(self) -> bool:
+        try:
+            self.resources.enter_context(lock.hold(self.lock_folder))
+        except lock.LockedError:
+            self.is_blocked = True
+            return False
+        self.resources.callback(lock.remove_empty, self.lock_folder)
+        self.is_blocked = False
+        return True
+
+    def _finish(self, results: dict[str, float], status: str) -> None:
+        assert self.writer is not None
+        self.writer.finish(results, status)
+        self.is_finished = True
+        self.resources.close()
 
     def close(self) -> None:
         """End the tracker's run of a run that has no record."""
         if self.writer is not None and not self.is_finished:
             for point in read_points(Path(self.run.folder), None)[self.num_sent :]:
                 self.writer.log(point)
-            self.writer.finish({}, INTERRUPTED)
-            self.is_finished = True
+            self._finish({}, INTERRUPTED)
 
 
 @dataclass
@@ -106,15 +125,21 @@ class Follower:
     def follow(self) -> None:
         """Follow the runs to their end. Raises whatever the tracker's library raises."""
         tracker = BACKENDS[self.name](self.folder)
-        followed = [_Followed(run, before) for run, before in self.runs]
-        while True:
-            is_last = self.ended.wait(POLL_SECONDS)
+        locks = self.folder / "locks"
+        followed = [_Followed(run, before, locks / f"{self.name}-{run.name}") for run, before in self.runs]
+        with ExitStack() as resources:
             for run in followed:
-                run.update(tracker)
-            if is_last:
-                break
-        for run in followed:
-            run.close()
+                resources.enter_context(run.resources)
+            while True:
+                is_last = self.ended.wait(POLL_SECONDS)
+                for run in followed:
+                    run.update(tracker)
+                if is_last and not any(run.is_blocked for run in followed):
+                    break
+                if is_last:
+                    time.sleep(POLL_SECONDS / 10)
+            for run in followed:
+                run.close()
 
 
 def request_of(trackers: Sequence[str], folder: Path, runs: Sequence[Run]) -> str:

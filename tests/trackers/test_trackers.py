@@ -16,8 +16,10 @@ from roadmap.config.schema import SpecError
 from roadmap.config.trackers import check_trackers
 from roadmap.records.history import read_iterations
 from roadmap.records.record import config_hash
+from roadmap.runtime import lock
 from roadmap.sweep import tracking
-from roadmap.trackers.points import RESULTS, flatten
+from roadmap.trackers.follow import Follower
+from roadmap.trackers.points import RESULTS, Run, flatten
 from tests.conftest import ROOT, TINY, background, until
 from tests.helpers import call_main, write_run
 from tests.trackers.read_back import READERS, Stored
@@ -76,7 +78,12 @@ def test_every_tracker_holds_what_the_records_hold(monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL])
-def test_a_resumed_run_has_each_iteration_once(sign: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_has_each_iteration_once(
+    sign: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # At their low priority, the trackers would get no time beside other tests.
+    (tmp_path / "sitecustomize.py").write_text("import os\nos.nice = lambda _: 0\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     overrides = ("+step=gelu", "budget.epochs=30", "budget.evaluations=3", "study=mine", "log_every=11")
     overrides += ("checkpoint_steps=10",)
     options = (*overrides, f"logger=[{','.join(TRACKERS)}]")
@@ -128,6 +135,22 @@ def test_a_tracker_that_fails_or_blocks_has_no_effect_on_the_runs(
     assert without.code == 0
     records = [json.loads(next(Path(out).glob("runs/*/record.json")).read_text()) for out in ("experiments", "without")]
     assert records[0]["curve"] == records[1]["curve"] and records[0]["config_hash"] == records[1]["config_hash"]
+
+
+def test_a_run_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
+    """After a kill, the process of the killed command may still be writing the run."""
+    assert call_main("+step=gelu", *OPTIONS).code == 0
+    (folder,) = Path("experiments/runs").glob("*-seed0")
+    run = Run(str(folder), folder.name, "mine", "gelu", "", 0, "", {}, "")
+    follower = Follower("tensorboard", tmp_path / "out", [(run, {})])
+    follower.ended.set()
+    with lock.hold(tmp_path / "out" / "locks" / f"tensorboard-{folder.name}"):
+        thread = follower.start()
+        thread.join(3)
+        assert thread.is_alive() and not list((tmp_path / "out").glob("mine/*/*/events.*"))
+    thread.join(60)
+    assert follower.error is None and list((tmp_path / "out").glob("mine/*/*/events.*"))
+    assert not (tmp_path / "out" / "locks").exists()
 
 
 def test_finished_records_can_be_written_later(tmp_path: Path) -> None:
