@@ -41,6 +41,7 @@ from roadmap.sweep.preparation import runs_to_do
 from roadmap.sweep.processes import process_context, unblock_signals
 from roadmap.sweep.run_process import summarize_record, with_log
 from roadmap.sweep.scheduler import run_locally
+from roadmap.sweep.search import search
 from roadmap.sweep.tracking import tracked
 from roadmap.sweep.tuning import tune
 
@@ -56,6 +57,11 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
         if launcher is not None:
             raise SpecError("hydra/launcher: a search trains on this machine; leave the launcher out")
         tune(config, loader, arguments)
+        return
+    if config.search.budget is not None:
+        if launcher is not None:
+            raise SpecError("hydra/launcher: a search trains on this machine; leave the launcher out")
+        search(config, loader, arguments)
         return
     runs, layout = plan_runs(config, loader, arguments)
     first = runs[0].spec
