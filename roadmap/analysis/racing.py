@@ -188,3 +188,19 @@ class Race:
                 error = deviation * math.sqrt(2 / len(seeds))
                 if stats.t.cdf(difference / error, freedom) < DROP_LEVEL:
                     self.dropped.add(candidate)
+
+
+def steps_to(winner: Candidate, race: Race) -> list[list[str]]:
+    """Return the winner's transforms as ordered steps: at each place the one with the best estimate.
+
+    Where no single transform makes a possible network, the rest is one step.
+    """
+    space, model = race.space, Model(race.space, race.results)
+    current: Candidate = space.base
+    steps: list[list[str]] = []
+    while left := [name for name in space.names if name in winner - current]:
+        following = [current | {name} for name in left if space.is_possible(current | {name})] or [winner]
+        best = following[int(np.argmax(model.estimates(following)))]
+        steps.append([name for name in space.names if name in best - current])
+        current = best
+    return steps

@@ -17,6 +17,7 @@ from roadmap.records.manifest import command_line
 from roadmap.report.columns import SHAPLEY, readable_table
 from roadmap.report.examples import ThumbnailsOf
 from roadmap.report.formats import latex, markdown
+from roadmap.report.search import read_search, search_sentences, write_found, write_search
 from roadmap.report.sections import StructureOf
 from roadmap.report.terminal import render_table, terminal_width
 from roadmap.report.wording import (
@@ -62,8 +63,10 @@ def write_report(
     values = shapley_values(study)
     table, failures = readable_table(study.table), failure_lines(study)
     summary, *others = notes(study)
+    found = read_search(folder)
     lines = [
         summary,
+        *(search_sentences(study, found) if found is not None else ()),
         *shapley_sentences(study, values),
         *others,
         *setting_sentences(study),
@@ -85,12 +88,15 @@ def write_report(
             figures.draw_shapley(values, study.roadmap, title, images)
         else:
             figures.draw_study(study, title, images)
+        if found is not None:
+            written += write_search(found, title, new)
         md.write_text("\n".join(markdown_parts), encoding="utf-8")
         tex.write_text(latex(table, [*lines, *failures]), encoding="utf-8")
         page.write_page(new / "index.html", title, study, values, lines, structure_of, thumbnails_of)
+    files = [to / path.name for path in written] + ([write_found(found, to)] if found is not None else [])
     width, hint = width or terminal_width(), HINT.format(folder)
     shown = [render_table(table, width, hint) for table in tables]
-    paths = "\n".join(f"  {to / path.name}" for path in written)
+    paths = "\n".join(f"  {path}" for path in files)
     return "\n" + "\n\n".join([*shown, "\n".join([*lines, *failures])]) + f"\n\nreport:\n{paths}"
 
 
