@@ -36,6 +36,10 @@ PAIR_SCALE = 0.5  # effects of pairs are expected to be smaller than those of si
 LEAST_DEVIATION = 0.01  # over seeds, points of top-1
 
 
+class NoResultError(Exception):
+    """No run of a race completed."""
+
+
 @dataclass(frozen=True)
 class Space:
     """The combinations of transforms among which a search looks for the best one."""
@@ -131,7 +135,7 @@ class Race:
     def run(self, evaluate: Evaluate) -> None:
         """Search until the budget is spent, or until every candidate in the race has MOST_SEEDS seeds.
 
-        The same results give the same search. Raises ValueError if no run completed.
+        The same results give the same search. Raises NoResultError if no run completed.
         """
         rng = np.random.default_rng(self.seed)
         self._train([(candidate, 0) for candidate in self.space.first_candidates()], evaluate)
@@ -147,7 +151,7 @@ class Race:
 
     def _next_jobs(self, rng: np.random.Generator) -> list[Job]:
         if not self.results:
-            raise ValueError("no run completed")
+            raise NoResultError("no run completed")
         num_left = self.budget - self.num_runs
         ranking = self.ranking()
         pool = [candidate for candidate in ranking if len(self.results[candidate]) < MOST_SEEDS]
@@ -177,7 +181,7 @@ class Race:
         """Remove the candidates that are significantly worse than the best one."""
         ranking = self.ranking()
         if not ranking:
-            raise ValueError("no candidate is left: all have failed")
+            raise NoResultError("no candidate is left: all have failed")
         best = self.results[ranking[0]]
         freedom = sum(len(values) - 1 for values in self.results.values())
         deviation = Model(self.space, self.results).deviation

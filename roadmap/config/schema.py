@@ -225,7 +225,7 @@ class SearchSpec:
     budget: Any = None  # runs on held-out images, or time such as 30min or 2h; None: no search
     max_macs: float | None = None  # multiply-adds of one image; None: those of the more expensive of the two ends
     min_images_per_second: float | None = None  # in training; None: any
-    confirm_seeds: int = 5  # fresh seeds of the confirmation on the test set
+    confirm_seeds: int = 10  # fresh seeds of the confirmation on the test set
     seed: int = 0  # of the search's random draws
 
 

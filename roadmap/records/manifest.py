@@ -88,7 +88,8 @@ def add_runs(runs: Sequence[tuple[RunSpec, list[str]]], layout: Layout, replace:
         try:
             before = check_study(spec) or Manifest(spec.study)
             earlier = before.commands
-            if replace and before.runs.keys() != {run_name(run_spec) for run_spec, _ in runs}:
+            names = {run_name(run_spec) for run_spec, _ in runs}
+            if replace and (before.runs.keys() != names or before.layout != layout):
                 before = Manifest(spec.study)
             design, layout = _merge_layouts(before, spec.design.name.value if layout.members else "grid", layout)
         except SpecError:

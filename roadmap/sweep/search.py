@@ -16,9 +16,10 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
-from roadmap.analysis.racing import Job, Race, Space, steps_to
+from roadmap.analysis.racing import Job, NoResultError, Race, Space, steps_to
 from roadmap.config.roadmaps import load_roadmap
-from roadmap.config.schema import RunSpec, SpecError
+from roadmap.config.schema import RunSpec, SearchSpec, SpecError
+from roadmap.config.validation import check_positive, require
 from roadmap.records.manifest import NETWORK_GROUPS, check_study
 from roadmap.records.record import COMPLETED, study_folder
 from roadmap.runtime.logs import logger
@@ -85,8 +86,18 @@ def search(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -
     write_reports(confirmation)
 
 
+def _validate(search: SearchSpec) -> None:
+    seeds = search.confirm_seeds
+    require(seeds >= 1, "search.confirm_seeds", seeds, "must be at least 1; claims need about 10")
+    require(search.seed >= 0, "search.seed", search.seed, "must not be negative")
+    for name in ("max_macs", "min_images_per_second"):
+        if (value := getattr(search, name)) is not None:
+            check_positive(value, f"search.{name}")
+
+
 def _check(runs: Sequence[PlannedRun]) -> None:
     spec = runs[0].spec
+    _validate(spec.search)
     if is_distributed():
         raise SpecError("+study=search: does not run under torchrun; set processes=N for several processes per run")
     if spec.logger:
@@ -164,7 +175,7 @@ def run_race(space: Space, candidates: Candidates, budget: int | float, holdout:
 
     try:
         race.run(evaluate)
-    except ValueError as error:
+    except NoResultError as error:
         raise RunFailed(f"{candidates.base.spec.study}: {error}; see the logs of the runs") from error
     return race
 

@@ -106,8 +106,9 @@ def _count_macs(spec: RunSpec) -> float:
 def train(runs: dict[Key, PlannedRun]) -> dict[Key, dict[str, Any]]:
     """Train the runs that are not finished, and return the records of the finished ones."""
     planned = list(runs.values())
+    left = runs_to_do(planned)  # before anything is written
     add_runs([(run.spec, run.overrides) for run in planned], Layout())
-    if left := runs_to_do(planned):
+    if left:
         run_locally(left)
     records = {key: finished_record(run.spec) for key, run in runs.items()}
     return {key: record for key, record in records.items() if record is not None}

@@ -56,13 +56,11 @@ def _lines(race: Race, candidates: Candidates) -> list[dict[str, Any]]:
 
 
 def _command(candidates: Candidates) -> str:
-    """Return the command that trains every step of the found roadmap; the runs of the confirmation are finished."""
-    spec, seeds = candidates.base.spec, ",".join(map(str, candidates.fresh_seeds))
+    """Return the command that trains every step of the found roadmap."""
+    spec = candidates.base.spec
     folder = (Path(spec.reports) / spec.study / FOUND_PATH).parent.parent
     words = ["python", "run_roadmap.py", f"--config-dir={folder}", f"roadmap={FOUND_PATH.stem}", "+study=roadmap"]
-    return shlex.join(
-        [*words, f"study={candidates.found_study}-steps", *own_overrides(candidates.base), f"seed={seeds}"]
-    )
+    return shlex.join([*words, f"study={candidates.found_study}-steps", *own_overrides(candidates.base)])
 
 
 def _roadmap_text(order: Sequence[Sequence[str]], candidates: Candidates) -> str:
