@@ -181,7 +181,9 @@ def test_clearly_worse_candidates_leave_the_race_and_near_ones_stay() -> None:
 
 
 def test_estimates_are_between_the_own_mean_and_what_other_candidates_predict() -> None:
-    results = {frozenset(names): {0: 90.0 + ("a" in names)} for names in ("", "a", "b", "ab", "c", "ac", "bc")}
+    results: dict[Candidate, dict[int, float]] = {
+        frozenset(names): {0: 90.0 + ("a" in names)} for names in ("", "a", "b", "ab", "c", "ac", "bc")
+    }
     odd = frozenset("abc")
     results[odd] = {0: 95.0}
     model = Model(space("abc"), results)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from roadmap.config.schema import SpecError
-from roadmap.records.manifest import read_manifest
+from roadmap.records.manifest import Manifest, read_manifest
 from roadmap.sweep.search import read_budget
 from tests.conftest import TINY, CommandLine
 from tests.helpers import call_main
@@ -40,6 +40,12 @@ def result() -> dict[str, Any]:
     return content
 
 
+def manifest() -> Manifest:
+    found = read_manifest(Path("experiments/search"))
+    assert found is not None
+    return found
+
+
 @pytest.fixture
 def found() -> str:
     """Output of a search with a budget of 12 runs."""
@@ -61,7 +67,7 @@ def test_a_search_races_on_held_out_images_and_confirms_on_the_test_set(found: s
     winner = frozenset(result()["candidates"][0]["transforms"])
     rows = pd.read_csv("reports/search/roadmap.csv")
     assert "found network" in set(rows["label"]) and set(rows["n_seeds"]) == {2}
-    names = {frozenset(member.transforms) for member in read_manifest(Path("experiments/search")).layout.members}
+    names = {frozenset(member.transforms) for member in manifest().layout.members}
     assert names >= {winner, frozenset({"training_recipe"}), frozenset(FULL)}
     assert (
         {winner ^ {name} for name in FULL - {"training_recipe"}}
@@ -89,8 +95,8 @@ def test_a_larger_budget_uses_the_runs_that_are_finished(found: str) -> None:
     assert more.code == 0 and "16 of 16 runs" in more.out, more
     after = {path.parent.name for path in Path("experiments/runs").glob("*/record.json")}
     assert before < after
-    runs = read_manifest(Path("experiments/search")).runs
-    members = read_manifest(Path("experiments/search")).layout.members
+    runs = manifest().runs
+    members = manifest().layout.members
     assert len(runs) == 2 * len(members)  # of the last confirmation only
 
 
