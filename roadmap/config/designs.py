@@ -37,8 +37,10 @@ class Layout:
 
 def study_layout(design: DesignSpec, roadmap: Roadmap) -> Layout:
     """Return the networks of `design`. Raises SpecError for an unknown step and where no network would differ."""
-    if design.name in (Design.grid, Design.search):  # the search chooses its networks itself
+    if design.name is Design.grid:
         return Layout()
+    if design.name is Design.search:
+        raise SpecError("design.name=search: belongs to the studies that +study=search writes; leave it out")
     if design.name is Design.recipe:
         ingredients = list(roadmap.ingredients)
         parts = _add_one_in([], ingredients, roadmap) + _leave_one_out(["training_recipe"], ingredients, roadmap)

@@ -34,7 +34,7 @@ def read_search(folder: Path) -> dict[str, Any] | None:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         _ = content["candidates"][0]["transforms"], content["start"], content["full"], content["roadmap"]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise SpecError(f"{path}: cannot be read; run the command of the search again") from error
+        raise SpecError(f"{path}: cannot be used; the command of the search writes it again") from error
     return content
 
 

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 from roadmap.analysis.shapley import shapley_values
 from roadmap.analysis.table import read_study, write_csv
+from roadmap.config.schema import SpecError
 from roadmap.records.manifest import command_line
 from roadmap.report.columns import SHAPLEY, readable_table
 from roadmap.report.examples import ThumbnailsOf
@@ -62,8 +63,11 @@ def write_report(
         study = replace(study, manifest=replace(study.manifest, commands=[command_line()]))
     values = shapley_values(study)
     table, failures = readable_table(study.table), failure_lines(study)
+    try:
+        found = read_search(folder)
+    except SpecError as error:
+        found, study = None, replace(study, problems=[*study.problems, str(error)])
     summary, *others = notes(study)
-    found = read_search(folder)
     lines = [
         summary,
         *(search_sentences(study, found) if found is not None else ()),

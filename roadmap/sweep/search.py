@@ -21,7 +21,7 @@ from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schema import RunSpec, SearchSpec, SpecError
 from roadmap.config.validation import check_positive, require
 from roadmap.records.manifest import NETWORK_GROUPS, check_study
-from roadmap.records.record import COMPLETED, study_folder
+from roadmap.records.record import COMPLETED, RUNS_FOLDER, study_folder
 from roadmap.runtime.logs import logger
 from roadmap.runtime.progress import format_duration
 from roadmap.runtime.world import is_distributed
@@ -98,6 +98,8 @@ def _validate(search: SearchSpec) -> None:
 def _check(runs: Sequence[PlannedRun]) -> None:
     spec = runs[0].spec
     _validate(spec.search)
+    if spec.study == RUNS_FOLDER:
+        raise SpecError(f"search.budget={spec.search.budget}: a search needs a study; add +study=search or study=NAME")
     if is_distributed():
         raise SpecError("+study=search: does not run under torchrun; set processes=N for several processes per run")
     if spec.logger:

@@ -174,7 +174,22 @@ def test_a_wrong_setting_is_one_line_and_writes_nothing(arguments: tuple[str, ..
     assert len(done.err.strip().splitlines()) == 1 and not Path("experiments/runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("search.budget=5",), "search.budget=5: needs a search, as +study=search"),
+        (("-m", "search.budget=5"), "search.budget=5: a search needs a study; add +study=search or study=NAME"),
+        (("-m", "+step=gelu", "design.name=search"), "design.name=search: belongs to the studies that +study=search"),
+    ],
+)
+def test_a_search_that_is_no_study_is_refused(arguments: tuple[str, ...], message: str) -> None:
+    done = call_main(*arguments, *TINY)
+    assert done.code == 2 and message in done.err and not Path("experiments").exists(), done
+
+
 def test_a_damaged_result_is_named(found: str) -> None:
     Path("experiments/search/search.json").write_text("{}", "utf-8")
-    done = call_main("report", "experiments/search")
-    assert done.code == 2 and "search.json: cannot be read; run the command of the search again" in done.err, done
+    done = call_main("report", "experiments/search", "--to", "damaged")
+    assert done.code == 0 and "On digits at this budget" not in done.out, done
+    assert "search.json: cannot be used; the command of the search writes it again" in done.out
+    assert Path("damaged/roadmap.csv").exists() and not Path("damaged/candidates.csv").exists()
