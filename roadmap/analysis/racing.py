@@ -2,10 +2,10 @@
 
 The search begins at both ends: with the base and each transform added to it, and with the last step and each transform
 removed from it. Then, in rounds, it trains candidates with one more seed, or new candidates that are one change (a
-transform added, removed or swapped for another) away from those in the race. A candidate leaves the race when a paired
-test over the seeds says that it is worse than the best one (as in F-race: Birattari et al., GECCO 2002). Which
-candidates a round trains is drawn by Thompson sampling from a Bayesian regression on single transforms and pairs of
-them, so that each result also informs about other candidates.
+transform added, removed or swapped for another) away from those in the race. A candidate that is clearly worse than the
+best one leaves the race; the idea is that of F-race (Birattari et al., GECCO 2002). Which candidates a round trains is
+drawn by Thompson sampling from a Bayesian regression on single transforms and pairs of them, so that each result also
+informs about other candidates.
 
 The module knows no networks: a function returns the results of candidates, so that simulations can test the search.
 """
@@ -27,7 +27,7 @@ Candidate = frozenset[str]
 Job = tuple[Candidate, int]  # a candidate and a seed
 Evaluate = Callable[[Sequence[Job]], Mapping[Job, float]]  # top-1 in percent; without the jobs that failed
 
-BATCH = 4  # runs of a round
+BATCH = 4  # runs of a round, or more where more runs train at once
 MOST_SEEDS = 10  # of a candidate
 DROP_LEVEL = 0.05  # of the one-sided test with which a candidate leaves the race
 NUM_PARENTS = 8  # candidates in the race, those with the best estimates, whose neighbours may be tried
@@ -37,7 +37,7 @@ LEAST_DEVIATION = 0.01  # over seeds, points of top-1
 
 
 class NoResultError(Exception):
-    """No run of a race completed."""
+    """No candidate of a race has a result."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,41 @@ class Space:
     base: Candidate  # the start of the search, with none of `names`
     full: Candidate  # the last step
     is_possible: Callable[[Candidate], bool]  # whether a network can be built and is within the bound on its cost
+    needs: Mapping[str, Sequence[str]] = field(default_factory=dict)  # transforms that a transform needs
+
+    def with_(self, candidate: Candidate, name: str) -> Candidate:
+        """Return the candidate with a transform, and with those that it needs."""
+        missing = [need for need in self.needs.get(name, ()) if need not in candidate]
+        for need in missing:
+            candidate = self.with_(candidate, need)
+        return candidate | {name}
+
+    def without(self, candidate: Candidate, name: str) -> Candidate:
+        """Return the candidate without a transform, and without those that need it."""
+        candidate = candidate - {name}
+        for other in [other for other in candidate if name in self.needs.get(other, ())]:
+            candidate = self.without(candidate, other)
+        return candidate
+
+    def change(self, candidate: Candidate, name: str) -> Candidate:
+        """Return the candidate without the transform if it has it, else with it."""
+        return self.without(candidate, name) if name in candidate else self.with_(candidate, name)
 
     def neighbours(self, candidate: Candidate) -> list[Candidate]:
         """Return the possible candidates with one transform more or less, or with one swapped for another."""
         inside = [name for name in self.names if name in candidate]
         outside = [name for name in self.names if name not in candidate]
-        found = [candidate | {name} for name in outside] + [candidate - {name} for name in inside]
-        found += [candidate - {old} | {new} for old, new in itertools.product(inside, outside)]
-        return [other for other in found if self.is_possible(other)]
+        found = [self.change(candidate, name) for name in (*outside, *inside)]
+        swaps = itertools.product(inside, outside)
+        found += [
+            self.with_(self.without(candidate, old), new) for old, new in swaps if old not in self.needs.get(new, ())
+        ]
+        return [other for other in dict.fromkeys(found) if other != candidate and self.is_possible(other)]
 
     def first_candidates(self) -> list[Candidate]:
         """Return both ends and their neighbours: the base with one transform more, the last step with one less."""
-        forward = [self.base | {name} for name in self.names]
-        backward = [self.full - {name} for name in self.names]
+        forward = [self.with_(self.base, name) for name in self.names]
+        backward = [self.without(self.full, name) for name in self.names]
         found = dict.fromkeys([self.base, self.full, *forward, *backward])
         return [candidate for candidate in found if self.is_possible(candidate)]
 
@@ -127,9 +149,10 @@ class Race:
     space: Space
     budget: int  # runs
     seed: int = 0  # of the random draws
-    batch: int = BATCH
+    batch: int = BATCH  # runs of a round
     results: dict[Candidate, dict[int, float]] = field(default_factory=dict)  # top-1 by seed
-    dropped: set[Candidate] = field(default_factory=set)
+    dropped: set[Candidate] = field(default_factory=set)  # clearly worse, or without the result of a run
+    failed: set[Candidate] = field(default_factory=set)  # those of them without the result of a run
     num_runs: int = 0
 
     def run(self, evaluate: Evaluate) -> None:
@@ -146,14 +169,15 @@ class Race:
     def ranking(self) -> list[Candidate]:
         """Return the candidates that are still in the race, the best estimate first."""
         candidates = [candidate for candidate in self.results if candidate not in self.dropped]
+        if not candidates:
+            return []
         estimates = Model(self.space, self.results).estimates(candidates)
         return [candidates[i] for i in np.argsort(-estimates, kind="stable")]
 
     def _next_jobs(self, rng: np.random.Generator) -> list[Job]:
-        if not self.results:
-            raise NoResultError("no run completed")
-        num_left = self.budget - self.num_runs
-        ranking = self.ranking()
+        num_left, ranking = self.budget - self.num_runs, self.ranking()
+        if not ranking:
+            raise NoResultError("no candidate has a result")
         pool = [candidate for candidate in ranking if len(self.results[candidate]) < MOST_SEEDS]
         if num_left > FINAL_SHARE * self.budget:
             near = (other for candidate in ranking[:NUM_PARENTS] for other in self.space.neighbours(candidate))
@@ -174,14 +198,18 @@ class Race:
         for candidate, seed in jobs:
             if (candidate, seed) in found:
                 self.results.setdefault(candidate, {})[seed] = found[candidate, seed]
-            else:  # it failed or diverged
+            else:
                 self.dropped.add(candidate)
+                self.failed.add(candidate)
 
     def _drop(self) -> None:
-        """Remove the candidates that are significantly worse than the best one."""
+        """Remove the candidates that are clearly worse than the best one.
+
+        A t-test with the pooled deviation over the seeds that both have: a rule for spending the budget, no claim.
+        """
         ranking = self.ranking()
         if not ranking:
-            raise NoResultError("no candidate is left: all have failed")
+            return
         best = self.results[ranking[0]]
         freedom = sum(len(values) - 1 for values in self.results.values())
         deviation = Model(self.space, self.results).deviation
@@ -203,7 +231,8 @@ def steps_to(winner: Candidate, race: Race) -> list[list[str]]:
     current: Candidate = space.base
     steps: list[list[str]] = []
     while left := [name for name in space.names if name in winner - current]:
-        following = [current | {name} for name in left if space.is_possible(current | {name})] or [winner]
+        following = [space.with_(current, name) for name in left]
+        following = [other for other in following if other <= winner and space.is_possible(other)] or [winner]
         best = following[int(np.argmax(model.estimates(following)))]
         steps.append([name for name in space.names if name in best - current])
         current = best

@@ -14,16 +14,16 @@ from roadmap.analysis.statistics import GAIN, LOSS, Comparison
 from roadmap.analysis.table import Row, Study
 from roadmap.config.schema import SpecError
 from roadmap.report.columns import format_interval
-from roadmap.report.front import draw_front
 from roadmap.runtime.files import write_atomically
 
 RESULT_NAME = "search.json"  # in the study's folder
 CANDIDATES_NAME, FIGURE_NAME = "candidates.csv", "front"
+NOT_COMPARED = "not compared (above the bound on the cost, impossible or not completed)"
 FOUND_PATH = Path("conf/roadmap/found.yaml")  # in the folder of the report
 
 
-def read_search(folder: Path) -> dict[str, Any] | None:
-    """Return what the search in the study's folder has found, None if the study is no search.
+def read_search(study: Study, folder: Path) -> tuple[dict[str, Any], list[str]] | None:
+    """Return what the search in the study's folder has found, and its sentences; None if the study is no search.
 
     Raises SpecError for a damaged file.
     """
@@ -32,18 +32,18 @@ def read_search(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        _ = content["candidates"][0]["transforms"], content["start"], content["full"], content["roadmap"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        _ = content["roadmap"].encode(), content["max_macs"] / 1
+        return content, search_sentences(study, content)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise SpecError(f"{path}: cannot be used; the command of the search writes it again") from error
-    return content
 
 
 def candidates_table(result: dict[str, Any]) -> pd.DataFrame:
     """Return a line for each candidate of the race, the winner first.
 
     Columns: transforms, label, mmacs (10^6 multiply-adds per image), seeds, top1_mean (of the race's seeds, percent),
-    estimate (percent; between this mean and what similar candidates reach), in_race, on_front (whether no candidate
-    with at most its cost has a higher estimate).
+    estimate (percent; between this mean and what similar candidates reach), in_race, failed (a run has no result),
+    on_front (whether no candidate with at most its cost has a higher estimate; never one that failed).
     """
     table = pd.DataFrame(
         {
@@ -54,12 +54,13 @@ def candidates_table(result: dict[str, Any]) -> pd.DataFrame:
             "top1_mean": np.mean(line["top1"]),
             "estimate": line["estimate"],
             "in_race": line["in_race"],
+            "failed": line["failed"],
         }
         for line in result["candidates"]
     )
-    by_cost = table.sort_values(["mmacs", "estimate"], ascending=[True, False])
+    by_cost = table[~table["failed"]].sort_values(["mmacs", "estimate"], ascending=[True, False])
     on_front = by_cost["estimate"] > by_cost["estimate"].cummax().shift(fill_value=-np.inf)
-    return table.assign(on_front=on_front)
+    return table.assign(on_front=on_front.reindex(table.index, fill_value=False))
 
 
 def search_sentences(study: Study, result: dict[str, Any]) -> list[str]:
@@ -67,7 +68,7 @@ def search_sentences(study: Study, result: dict[str, Any]) -> list[str]:
     lines = [_conclusion(study, result), *_ends(study, result)]
     front = candidates_table(result).query("on_front").sort_values("mmacs")
     points = ", ".join(f"{line.label} ({line.mmacs:.3g} MMACs, {line.estimate:.2f} %)" for line in front.itertuples())
-    lines.append(f"Front of estimated held-out top-1 against multiply-adds: {points}.")
+    lines.append(f"Front of estimated held-out top-1 against multiply-adds, not confirmed on the test set: {points}.")
     lines.append(
         f"The found roadmap is {FOUND_PATH.as_posix()}. Its steps as a study of their own: {result['command']}"
     )
@@ -84,18 +85,20 @@ def _row(study: Study, transforms: Sequence[str]) -> tuple[Row, Comparison | Non
 
 def _conclusion(study: Study, result: dict[str, Any]) -> str:
     winner, roadmap = set(result["candidates"][0]["transforms"]), study.roadmap
-    names: dict[str, list[str]] = {"take": [], "leave out": [], "not resolved": []}
-    for row, comparison in zip(study.rows, study.comparisons, strict=True):
-        changed = set(row.transforms) ^ winner
-        is_end = set(row.transforms) in (set(result["start"]), set(result["full"])) and len(changed) > 1
-        if comparison is None or is_end or not changed <= set(result["names"]):
-            continue
-        removed = changed <= winner
-        decided = {LOSS: "take" if removed else "leave out", GAIN: "leave out" if removed else "take"}
-        label = " and ".join(roadmap.transforms[name].label for name in roadmap.sort(changed))
-        names[decided.get(comparison.verdict, "not resolved")].append(label)
-    parts = [f"{what} {', '.join(labels)}" for what, labels in names.items() if labels]
-    return f"On {result['data']} at this budget: {'; '.join(parts) or 'nothing was compared'}."
+    groups: dict[str, list[str]] = {"take": [], "leave out": [], "not resolved": [], NOT_COMPARED: []}
+    for name, network in result["changes"].items():
+        found = None if network is None else _row(study, network)
+        group, label = NOT_COMPARED, roadmap.transforms[name].label
+        if network is not None and found is not None and found[1] is not None and found[1].n:
+            verdict = found[1].verdict
+            better = {LOSS: "take", GAIN: "leave out"} if name in winner else {LOSS: "leave out", GAIN: "take"}
+            group = better.get(verdict, "not resolved")
+            others = roadmap.sort((set(network) ^ winner) - {name})
+            if others:
+                label += f" (together with {' and '.join(roadmap.transforms[other].label for other in others)})"
+        groups[group].append(label)
+    parts = [f"{what} {', '.join(labels)}" for what, labels in groups.items() if labels]
+    return f"On {result['data']} at this budget: {'; '.join(parts)}."
 
 
 def _ends(study: Study, result: dict[str, Any]) -> list[str]:
@@ -107,7 +110,7 @@ def _ends(study: Study, result: dict[str, Any]) -> list[str]:
         end, raced = _row(study, result[key]), held_out.get(frozenset(result[key]))
         if set(result[key]) == set(best["transforms"]):
             lines.append(f"It is {name}: the search found nothing better.")
-        elif found is None or end is None or end[1] is None:
+        elif found is None or end is None or end[1] is None or not end[1].n:
             lines.append(f"It was not compared with {name}, which has no completed runs.")
         else:
             comparison = end[1]
@@ -118,8 +121,8 @@ def _ends(study: Study, result: dict[str, Any]) -> list[str]:
             if raced is not None:
                 before = float(np.mean(best["top1"]) - np.mean(raced["top1"]))
                 line += (
-                    f" In the race it was {before:+.2f}: the difference, {before - gain:+.2f}, is the cost of the"
-                    " selection, with the effect of other images and of training on all of them."
+                    f" In the race it was {before:+.2f}. The difference, {before - gain:+.2f}, contains what the"
+                    " selection cost, and the effect of other images and of training on all of them."
                 )
             lines.append(line)
     return lines
@@ -127,6 +130,8 @@ def _ends(study: Study, result: dict[str, Any]) -> list[str]:
 
 def write_search(result: dict[str, Any], title: str, to: Path) -> list[Path]:
     """Write candidates.csv, front.png and front.svg to the folder `to`, and return their paths."""
+    from roadmap.report.front import draw_front
+
     table, path = candidates_table(result), to / CANDIDATES_NAME
     table.to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
     images = [to / f"{FIGURE_NAME}.{kind}" for kind in ("png", "svg")]

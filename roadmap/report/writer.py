@@ -18,7 +18,7 @@ from roadmap.records.manifest import command_line
 from roadmap.report.columns import SHAPLEY, readable_table
 from roadmap.report.examples import ThumbnailsOf
 from roadmap.report.formats import latex, markdown
-from roadmap.report.search import read_search, search_sentences, write_found, write_search
+from roadmap.report.search import read_search, write_found, write_search
 from roadmap.report.sections import StructureOf
 from roadmap.report.terminal import render_table, terminal_width
 from roadmap.report.wording import (
@@ -64,13 +64,13 @@ def write_report(
     values = shapley_values(study)
     table, failures = readable_table(study.table), failure_lines(study)
     try:
-        found = read_search(folder)
+        found = read_search(study, folder)
     except SpecError as error:
         found, study = None, replace(study, problems=[*study.problems, str(error)])
     summary, *others = notes(study)
     lines = [
         summary,
-        *(search_sentences(study, found) if found is not None else ()),
+        *(found[1] if found is not None else ()),
         *shapley_sentences(study, values),
         *others,
         *setting_sentences(study),
@@ -93,11 +93,11 @@ def write_report(
         else:
             figures.draw_study(study, title, images)
         if found is not None:
-            written += write_search(found, title, new)
+            written += write_search(found[0], title, new)
         md.write_text("\n".join(markdown_parts), encoding="utf-8")
         tex.write_text(latex(table, [*lines, *failures]), encoding="utf-8")
         page.write_page(new / "index.html", title, study, values, lines, structure_of, thumbnails_of)
-    files = [to / path.name for path in written] + ([write_found(found, to)] if found is not None else [])
+    files = [to / path.name for path in written] + ([write_found(found[0], to)] if found is not None else [])
     width, hint = width or terminal_width(), HINT.format(folder)
     shown = [render_table(table, width, hint) for table in tables]
     paths = "\n".join(f"  {path}" for path in files)

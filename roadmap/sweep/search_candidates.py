@@ -13,6 +13,7 @@ from roadmap.config.roadmaps import Roadmap
 from roadmap.config.schema import RunSpec, SpecError
 from roadmap.records.manifest import add_runs
 from roadmap.records.record import finished_record
+from roadmap.sweep.errors import RunFailed
 from roadmap.sweep.plan import Composer
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.preparation import runs_to_do
@@ -65,7 +66,7 @@ class Candidates:
     ) -> PlannedRun:
         """Return the run of a candidate in a study, on held-out images, or without `holdout` on the test set."""
         overrides = [*overrides_of(self.names(candidate), self.roadmap), *own_overrides(self.base), f"seed={seed}"]
-        overrides += [] if holdout is None else [f"data.holdout={holdout}"]
+        overrides.append(f"data.holdout={'null' if holdout is None else holdout}")  # also over a config's own value
         spec = self.composer.compose(overrides)
         spec.study, spec.design.name = study, design
         return PlannedRun(spec, [*overrides, f"study={study}"], (), self.base.folders)
@@ -91,6 +92,22 @@ class Candidates:
         macs = self.macs(candidate)
         return macs is not None and (self.max_macs is None or macs <= self.max_macs)
 
+    def train(self, runs: dict[Key, PlannedRun]) -> dict[Key, dict[str, Any]]:
+        """Train the runs of the race that are not finished, and return the records of the finished ones.
+
+        Raises RunFailed if all of them failed, or one with failures=stop.
+        """
+        planned = list(runs.values())
+        left = runs_to_do(planned)  # before anything is written
+        add_runs([(run.spec, run.overrides) for run in planned], Layout())
+        not_ended = run_locally(left) if left else {}
+        records = {key: finished_record(run.spec) for key, run in runs.items()}
+        failed = [run.title for run in left if finished_record(run.spec) is None]
+        if not_ended or (failed and len(failed) == len(left)):
+            message = "failed; their logs say why, and the same command trains them again"
+            raise RunFailed(f"{self.race_study}: {', '.join(failed)}: {message}")
+        return {key: record for key, record in records.items() if record is not None}
+
 
 def own_overrides(run: PlannedRun) -> list[str]:
     """Return the overrides of the command without those of the search, its images, seeds and study."""
@@ -101,14 +118,3 @@ def _count_macs(spec: RunSpec) -> float:
     from roadmap.models.complexity import measure_cost
 
     return 1e9 * measure_cost(spec.network, spec.data.image_size).gmacs
-
-
-def train(runs: dict[Key, PlannedRun]) -> dict[Key, dict[str, Any]]:
-    """Train the runs that are not finished, and return the records of the finished ones."""
-    planned = list(runs.values())
-    left = runs_to_do(planned)  # before anything is written
-    add_runs([(run.spec, run.overrides) for run in planned], Layout())
-    if left:
-        run_locally(left)
-    records = {key: finished_record(run.spec) for key, run in runs.items()}
-    return {key: record for key, record in records.items() if record is not None}

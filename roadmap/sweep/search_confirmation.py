@@ -26,19 +26,16 @@ Order = Sequence[Sequence[str]]  # the transforms of each step
 
 def changes(winner: Candidate, space: Space, candidates: Candidates) -> Layout:
     """Return the found network, and what is compared with it: both ends and every network that is one change away."""
-    roadmap, names = candidates.roadmap, candidates.names
+    names = candidates.names
     whole = names(winner)
     members = [Member(whole, "found network"), Member(names(space.base), "start of the search", whole)]
-    members.append(Member(names(space.full), "last step", whole))
+    if candidates.macs(space.full) is not None:
+        members.append(Member(names(space.full), "last step", whole))
     for name in space.names:
-        if name in winner:
-            rest = roadmap.without_unmet_needs([other for other in whole if other != name])
-            label = f"without {_labels([other for other in whole if other not in rest], roadmap)}"
-        else:
-            rest = roadmap.sort(roadmap.with_needs([*whole, name]))
-            label = f"with {_labels([other for other in rest if other not in winner], roadmap)}"
-        if candidates.is_possible(frozenset(rest)):
-            members.append(Member(rest, label, whole))
+        other = space.change(winner, name)
+        word, changed = ("without", winner - other) if name in winner else ("with", other - winner)
+        if space.is_possible(other):
+            members.append(Member(names(other), f"{word} {_labels(names(changed), candidates.roadmap)}", whole))
     unique: dict[frozenset[str], Member] = {}
     for member in members:  # the found network may be an end, and an end may be one change away from it
         unique.setdefault(frozenset(member.transforms), member)
@@ -85,13 +82,24 @@ def train_confirmation(runs: Sequence[PlannedRun], study: str) -> None:
         run_locally(left)
 
 
-def write_reports(runs: Sequence[PlannedRun]) -> None:
-    """Write the reports of both studies. Raises RunFailed if one could not be written."""
+def write_reports(runs: Sequence[PlannedRun]) -> list[str]:
+    """Write the reports of both studies, that with the conclusions last; return why a report could not be written."""
     from roadmap.sweep.sweeper import write_study_report
 
     by_study: dict[str, list[PlannedRun]] = {}
     for run in runs:
         by_study.setdefault(run.spec.study, []).append(run)
-    for own in reversed(by_study.values()):  # that with the conclusions last
-        if problem := write_study_report(own):
-            raise RunFailed(problem)
+    return [problem for own in reversed(by_study.values()) if (problem := write_study_report(own)) is not None]
+
+
+def check_completed(runs: Sequence[PlannedRun], problems: Sequence[str]) -> None:
+    """Raise RunFailed, with a line for each, if there are `problems` or if runs have failed or diverged."""
+    from roadmap.sweep.sweeper import raise_for_failures
+
+    unique = {run_name(run.spec): run.spec for run in runs}
+    try:
+        raise_for_failures(list(unique.values()), {}, {})
+    except RunFailed as failure:
+        problems = [str(failure), *problems]
+    if problems:
+        raise RunFailed("\n".join(problems))

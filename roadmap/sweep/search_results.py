@@ -27,7 +27,7 @@ def save_results(race: Race, order: Sequence[Sequence[str]], candidates: Candida
         "max_macs": candidates.max_macs,
         "start": candidates.names(race.space.base),
         "full": candidates.names(race.space.full),
-        "names": list(race.space.names),
+        "changes": _changes(race, candidates),
         "roadmap": _roadmap_text(order, candidates),
         "command": _command(candidates),
         "candidates": list(_lines(race, candidates)),
@@ -42,6 +42,7 @@ def _lines(race: Race, candidates: Candidates) -> list[dict[str, Any]]:
     known = race.ranking() + [candidate for candidate in race.results if candidate in race.dropped]
     estimates = Model(race.space, race.results).estimates(known)
     in_race = [candidate not in race.dropped for candidate in known]
+    has_failed = [candidate in race.failed for candidate in known]
     return [
         {
             "transforms": candidates.names(known[i]),
@@ -50,16 +51,28 @@ def _lines(race: Race, candidates: Candidates) -> list[dict[str, Any]]:
             "top1": list(race.results[known[i]].values()),  # percent, by seed
             "estimate": float(estimates[i]),
             "in_race": in_race[i],
+            "failed": has_failed[i],
         }
         for i in sorted(range(len(known)), key=lambda i: (not in_race[i], -estimates[i]))
     ]
+
+
+def _changes(race: Race, candidates: Candidates) -> dict[str, list[str] | None]:
+    """Return for each transform the network that is one change away from the winner, None if it is not possible."""
+    winner, space = race.ranking()[0], race.space
+    others = {name: space.change(winner, name) for name in space.names}
+    return {name: candidates.names(other) if space.is_possible(other) else None for name, other in others.items()}
 
 
 def _command(candidates: Candidates) -> str:
     """Return the command that trains every step of the found roadmap."""
     spec = candidates.base.spec
     folder = (Path(spec.reports) / spec.study / FOUND_PATH).parent.parent
-    words = ["python", "run_roadmap.py", f"--config-dir={folder}", f"roadmap={FOUND_PATH.stem}", "+study=roadmap"]
+    own = [
+        word.replace("--config-dir=", "hydra.searchpath=[") + "]" * word.startswith("--config-dir=")
+        for word in candidates.base.folders
+    ]
+    words = ["python", "run_roadmap.py", f"--config-dir={folder}", *own, f"roadmap={FOUND_PATH.stem}", "+study=roadmap"]
     return shlex.join([*words, f"study={candidates.found_study}-steps", *own_overrides(candidates.base)])
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -13,8 +15,8 @@ import yaml
 
 from roadmap.config.schema import SpecError
 from roadmap.records.manifest import Manifest, read_manifest
-from roadmap.sweep.search import read_budget
-from tests.conftest import TINY, CommandLine
+from roadmap.sweep.search_checks import read_budget
+from tests.conftest import TINY, CommandLine, background, until
 from tests.helpers import call_main
 
 SPACE = ("design.start=training_recipe", "design.full=depthwise_conv", "data.holdout=40", "search.confirm_seeds=2")
@@ -69,11 +71,9 @@ def test_a_search_races_on_held_out_images_and_confirms_on_the_test_set(found: s
     assert "found network" in set(rows["label"]) and set(rows["n_seeds"]) == {2}
     names = {frozenset(member.transforms) for member in manifest().layout.members}
     assert names >= {winner, frozenset({"training_recipe"}), frozenset(FULL)}
-    assert (
-        {winner ^ {name} for name in FULL - {"training_recipe"}}
-        <= names
-        == {transforms_of(r) for r in confirmed} | names
-    )
+    possible = {frozenset(network) for network in result()["changes"].values() if network is not None}
+    assert possible <= names <= {transforms_of(record) for record in confirmed}
+    assert set(result()["changes"]) == FULL - {"training_recipe"}
     for sentence in ("On digits at this budget: ", "Found network: ", "Front of estimated held-out top-1"):
         assert sentence in found and sentence in Path("reports/search/roadmap.md").read_text("utf-8")
     assert all(Path(f"reports/search/{name}").exists() for name in ("front.png", "front.svg", "index.html"))
@@ -124,7 +124,7 @@ def test_a_plan_trains_and_writes_nothing() -> None:
 def test_a_budget_is_a_number_of_runs_or_a_time() -> None:
     assert [read_budget(value) for value in (7, "90s", "1.5 min", "2h")] == [7, 90.0, 90.0, 7200.0]
     assert isinstance(read_budget(7), int) and isinstance(read_budget("7s"), float)
-    for value in (0, -1, True, "0h", "fast", "10", "1d", 1.5):
+    for value in (0, -1, True, 10**9, "9" * 400 + "h", "0h", "fast", "10", "1d", 1.5):
         with pytest.raises(SpecError, match=r"search\.budget=.*such as 90s, 30min or 2h"):
             read_budget(value)
 
@@ -153,10 +153,15 @@ def test_a_bound_on_the_cost_leaves_out_what_costs_more() -> None:
     [
         (("search.budget=soon",), "search.budget=soon: must be a number of runs, or a time such as 90s, 30min or 2h"),
         (
-            ("+step=gelu",),
-            "+step=gelu: the search chooses the networks itself; set design.start and design.full instead",
+            ("+transform=[gelu]",),
+            "+transform=[gelu]: the search chooses the networks itself; set design.start and design.full instead",
         ),
-        (("seed=0,1",), "+study=search: takes no sweep; the search chooses networks and seeds itself"),
+        (("seed=0,1",), "seed=0,1: a search has one value for each field; run one command for each"),
+        (("search.budget=8,9",), "search.budget=8,9: a search has one value for each field"),
+        (("seed=5",), "seed=5: the search chooses the seeds itself; leave it out"),
+        (("reference=swin",), "reference=swin: a search has no reference network; leave it out"),
+        (("tune.trials=3",), "tune.trials=3: choose one search, +study=tune or +study=search"),
+        (("force=true",), "force=True: a search uses finished runs"),
         (("search.max_macs=10",), "search.max_macs=10: the start of the search has"),
         (("search.confirm_seeds=0",), "search.confirm_seeds=0"),
         (
@@ -193,3 +198,44 @@ def test_a_damaged_result_is_named(found: str) -> None:
     assert done.code == 0 and "On digits at this budget" not in done.out, done
     assert "search.json: cannot be used; the command of the search writes it again" in done.out
     assert Path("damaged/roadmap.csv").exists() and not Path("damaged/candidates.csv").exists()
+
+
+def test_the_confirmation_is_on_the_test_set_also_if_a_file_holds_images_out(tmp_path: Path) -> None:
+    preset = tmp_path / "conf" / "preset" / "held.yaml"
+    preset.parent.mkdir(parents=True)
+    preset.write_text("# @package _global_\ndata: {holdout: 30}\n", "utf-8")
+    options = [option for option in OPTIONS if not option.startswith("data.holdout")]
+    done = call_main("--config-dir=conf", "+preset=held", *options, "search.budget=8")
+    assert done.code == 0 and "on 30 held-out training images" in done.out, done
+    held = {record["seed"] >= 100: record["config"]["data"]["holdout"] for record in records()}
+    assert held == {False: 30, True: None}
+    assert (
+        "--config-dir=reports/search/conf" in result()["command"] and "hydra.searchpath=[conf]" in result()["command"]
+    )
+
+
+@pytest.mark.parametrize("name", ["search", "search-found"])
+def test_a_study_that_is_no_search_is_not_replaced(name: str) -> None:
+    assert call_main("+study=leave_one_out", f"study={name}", *TINY, "design.full=stage_ratio", "seed=0").code in (0, 1)
+    before = Path(f"experiments/{name}/study.json").read_bytes()
+    done = call_main(*OPTIONS, "search.budget=8")
+    assert done.code == 2 and f"study={name}: exists and is not of a search" in done.err, done
+    assert Path(f"experiments/{name}/study.json").read_bytes() == before
+
+
+def test_a_stopped_search_continues_with_its_finished_runs() -> None:
+    process = background(*OPTIONS, "search.budget=20", "search.confirm_seeds=4")
+    until(lambda: len(list(Path("experiments/runs").glob("*/record.json"))) >= 6)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 75 and "Traceback" not in out + err, (out, err)
+    finished = {path: path.stat().st_mtime_ns for path in Path("experiments/runs").glob("*/record.json")}
+    again = call_main(*OPTIONS, "search.budget=20", "search.confirm_seeds=4")
+    assert again.code == 0 and {path: path.stat().st_mtime_ns for path in finished} == finished, again
+
+
+def test_a_round_in_which_all_runs_fail_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roadmap.sweep.search_candidates.run_locally", Mock(return_value={}))
+    done = call_main(*OPTIONS, "search.budget=8")
+    assert done.code == 1 and "search-race: training_recipe seed=0" in done.err, done
+    assert "failed; their logs say why, and the same command trains them again" in done.err
