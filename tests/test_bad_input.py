@@ -175,7 +175,7 @@ def numeric_fields(section: Any, prefix: str = "") -> list[str]:
         value, path = getattr(section, field.name), f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value):
             paths += numeric_fields(value, f"{path}.")
-        elif "int" in str(field.type) or "float" in str(field.type):
+        elif "int" in str(field.type) or "float" in str(field.type) or path == "search.budget":  # a number or a time
             paths.append(path)
     return paths
 

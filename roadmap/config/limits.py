@@ -83,7 +83,7 @@ LARGEST: dict[str, float] = {
     "design.order_seed": 2**63 - 1,
     "tune.trials": 10_000,
     "tune.seed": 2**63 - 1,
-    "search.budget": 1_000_000,
+    "search.budget": MAX_SWEEP_RUNS,
     "search.max_macs": 1e15,
     "search.min_images_per_second": 1e9,
     "search.confirm_seeds": 100,

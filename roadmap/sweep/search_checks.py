@@ -8,8 +8,9 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from roadmap.config.limits import LARGEST
+from roadmap.config.limits import MAX_SWEEP_RUNS
 from roadmap.config.names import STUDY_RULE, is_study_name
+from roadmap.config.overrides import restore_study_override
 from roadmap.config.schema import RunSpec, SpecError
 from roadmap.config.validation import check_positive, require
 from roadmap.records.manifest import NETWORK_GROUPS, Manifest, read_manifest
@@ -29,11 +30,13 @@ def read_budget(value: Any) -> int | float:
 
     Raises SpecError for anything else.
     """
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST["search.budget"]:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_SWEEP_RUNS:
         return value
     match = TIME.fullmatch(str(value))
     if match is None or float(match[1]) == 0:
-        raise SpecError(f"search.budget={value}: must be a number of runs, or a time such as 90s, 30min or 2h")
+        raise SpecError(
+            f"search.budget={value}: must be 1 to {MAX_SWEEP_RUNS} runs, or a time such as 90s, 30min or 2h"
+        )
     return float(match[1]) * SECONDS[match[2]]
 
 
@@ -42,7 +45,7 @@ def check_command(runs: Sequence[PlannedRun], arguments: Sequence[str]) -> None:
     spec, overrides = runs[0].spec, runs[0].overrides
     if is_distributed():
         raise SpecError("+study=search: does not run under torchrun; set processes=N for several processes per run")
-    for override in OverridesParser.create().parse_overrides(list(arguments)):
+    for override in OverridesParser.create().parse_overrides(restore_study_override(list(arguments))):
         if override.is_sweep_override():
             raise SpecError(f"{override.input_line}: a search has one value for each field; run one command for each")
         if override.key_or_group in NETWORK_GROUPS:

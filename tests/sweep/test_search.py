@@ -151,7 +151,7 @@ def test_a_bound_on_the_cost_leaves_out_what_costs_more() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("search.budget=soon",), "search.budget=soon: must be a number of runs, or a time such as 90s, 30min or 2h"),
+        (("search.budget=soon",), "search.budget=soon: must be 1 to 10000 runs, or a time such as 90s, 30min or 2h"),
         (
             ("+transform=[gelu]",),
             "+transform=[gelu]: the search chooses the networks itself; set design.start and design.full instead",
@@ -200,13 +200,15 @@ def test_a_damaged_result_is_named(found: str) -> None:
     assert Path("damaged/roadmap.csv").exists() and not Path("damaged/candidates.csv").exists()
 
 
-def test_the_confirmation_is_on_the_test_set_also_if_a_file_holds_images_out(tmp_path: Path) -> None:
+def test_the_confirmation_is_on_the_test_set_also_if_a_file_holds_images_out(
+    tmp_path: Path, command_line: CommandLine
+) -> None:
     preset = tmp_path / "conf" / "preset" / "held.yaml"
     preset.parent.mkdir(parents=True)
     preset.write_text("# @package _global_\ndata: {holdout: 30}\n", "utf-8")
     options = [option for option in OPTIONS if not option.startswith("data.holdout")]
-    done = call_main("--config-dir=conf", "+preset=held", *options, "search.budget=8")
-    assert done.code == 0 and "on 30 held-out training images" in done.out, done
+    done = command_line("--config-dir=conf", "+preset=held", *options, "search.budget=8")
+    assert done.returncode == 0 and "on 30 held-out training images" in done.stdout, done
     held = {record["seed"] >= 100: record["config"]["data"]["holdout"] for record in records()}
     assert held == {False: 30, True: None}
     assert (
