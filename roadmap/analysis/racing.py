@@ -22,12 +22,13 @@ from scipy import stats
 from sklearn.linear_model import BayesianRidge
 
 from roadmap.analysis.statistics import Array
+from roadmap.config.roadmaps import with_needs, without_unmet_needs
 
 Candidate = frozenset[str]
 Job = tuple[Candidate, int]  # a candidate and a seed
 Evaluate = Callable[[Sequence[Job]], Mapping[Job, float]]  # top-1 in percent; without the jobs that failed
 
-BATCH = 4  # runs of a round, or more where more runs train at once
+BATCH = 4  # runs of a round
 MOST_SEEDS = 10  # of a candidate
 DROP_LEVEL = 0.05  # of the one-sided test with which a candidate leaves the race
 NUM_PARENTS = 8  # candidates in the race, those with the best estimates, whose neighbours may be tried
@@ -52,17 +53,11 @@ class Space:
 
     def with_(self, candidate: Candidate, name: str) -> Candidate:
         """Return the candidate with a transform, and with those that it needs."""
-        missing = [need for need in self.needs.get(name, ()) if need not in candidate]
-        for need in missing:
-            candidate = self.with_(candidate, need)
-        return candidate | {name}
+        return candidate | frozenset(with_needs([name], self.needs))
 
     def without(self, candidate: Candidate, name: str) -> Candidate:
         """Return the candidate without a transform, and without those that need it."""
-        candidate = candidate - {name}
-        for other in [other for other in candidate if name in self.needs.get(other, ())]:
-            candidate = self.without(candidate, other)
-        return candidate
+        return frozenset(without_unmet_needs(sorted(candidate - {name}), self.needs))
 
     def change(self, candidate: Candidate, name: str) -> Candidate:
         """Return the candidate without the transform if it has it, else with it."""
@@ -114,7 +109,10 @@ class Model:
         return np.asarray(self.center + self.scale * (features @ weights + self.regression.intercept_))
 
     def estimates(self, candidates: Sequence[Candidate]) -> Array:
-        """Return the estimate of each candidate, percent: its mean, the nearer to the regression the fewer seeds."""
+        """Return the estimate of each candidate, percent: a mean of its results and the regression.
+
+        The more seeds a candidate has, the more its own results count.
+        """
         own, share = self._own_results(candidates)
         return share * own + (1 - share) * self._predict(self.space.features(candidates), self.regression.coef_)
 

@@ -22,14 +22,14 @@ NOT_COMPARED = "not compared (above the bound on the cost, impossible or not com
 FOUND_PATH = Path("conf/roadmap/found.yaml")  # in the folder of the report
 
 
-def read_search(study: Study, folder: Path) -> tuple[dict[str, Any], list[str]] | None:
-    """Return what the search in the study's folder has found, and its sentences; None if the study is no search.
+def read_search(study: Study, folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the result of the search in the study's folder, and its sentences; None if the study is no search.
 
     Raises SpecError for a damaged file.
     """
     path = folder / RESULT_NAME
     if not path.exists():
-        return None
+        return None, []
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         _ = content["roadmap"].encode(), content["max_macs"] / 1
@@ -69,9 +69,7 @@ def search_sentences(study: Study, result: dict[str, Any]) -> list[str]:
     front = candidates_table(result).query("on_front").sort_values("mmacs")
     points = ", ".join(f"{line.label} ({line.mmacs:.3g} MMACs, {line.estimate:.2f} %)" for line in front.itertuples())
     lines.append(f"Front of estimated held-out top-1 against multiply-adds, not confirmed on the test set: {points}.")
-    lines.append(
-        f"The found roadmap is {FOUND_PATH.as_posix()}. Its steps as a study of their own: {result['command']}"
-    )
+    lines.append(f"The found roadmap is {FOUND_PATH.as_posix()}. This command trains its steps: {result['command']}")
     return lines
 
 
@@ -95,7 +93,7 @@ def _conclusion(study: Study, result: dict[str, Any]) -> str:
             group = better.get(verdict, "not resolved")
             others = roadmap.sort((set(network) ^ winner) - {name})
             if others:
-                label += f" (together with {' and '.join(roadmap.transforms[other].label for other in others)})"
+                label += f" (together with {roadmap.joined_labels(others)})"
         groups[group].append(label)
     parts = [f"{what} {', '.join(labels)}" for what, labels in groups.items() if labels]
     return f"On {result['data']} at this budget: {'; '.join(parts)}."

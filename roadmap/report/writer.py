@@ -64,13 +64,14 @@ def write_report(
     values = shapley_values(study)
     table, failures = readable_table(study.table), failure_lines(study)
     try:
-        found = read_search(study, folder)
+        search, search_lines = read_search(study, folder)
     except SpecError as error:
-        found, study = None, replace(study, problems=[*study.problems, str(error)])
+        search, search_lines = None, list[str]()
+        study = replace(study, problems=[*study.problems, str(error)])
     summary, *others = notes(study)
     lines = [
         summary,
-        *(found[1] if found is not None else ()),
+        *search_lines,
         *shapley_sentences(study, values),
         *others,
         *setting_sentences(study),
@@ -92,12 +93,12 @@ def write_report(
             figures.draw_shapley(values, study.roadmap, title, images)
         else:
             figures.draw_study(study, title, images)
-        if found is not None:
-            written += write_search(found[0], title, new)
+        if search is not None:
+            written += write_search(search, title, new)
         md.write_text("\n".join(markdown_parts), encoding="utf-8")
         tex.write_text(latex(table, [*lines, *failures]), encoding="utf-8")
         page.write_page(new / "index.html", title, study, values, lines, structure_of, thumbnails_of)
-    files = [to / path.name for path in written] + ([write_found(found[0], to)] if found is not None else [])
+    files = [to / path.name for path in written] + ([write_found(search, to)] if search is not None else [])
     width, hint = width or terminal_width(), HINT.format(folder)
     shown = [render_table(table, width, hint) for table in tables]
     paths = "\n".join(f"  {path}" for path in files)

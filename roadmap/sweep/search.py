@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from roadmap.analysis.racing import BATCH, Candidate, Job, NoResultError, Race, Space, steps_to
 from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schema import RunSpec, SpecError
-from roadmap.records.record import COMPLETED, study_folder
+from roadmap.records.record import COMPLETED, run_name, study_folder
 from roadmap.runtime.files import write_atomically
 from roadmap.runtime.logs import logger
 from roadmap.runtime.progress import format_duration
@@ -69,8 +69,7 @@ def search(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -
         candidates = Candidates(runs[0], Composer(config, loader, roadmap), roadmap, start, full, pool)
         candidates.max_macs = _bound(candidates, first)
         names = tuple(roadmap.sort(full - start))
-        needs = {name: roadmap.transforms[name].needs for name in names}
-        space = Space(names, start, full, candidates.is_possible, needs)
+        space = Space(names, start, full, candidates.is_possible, roadmap.needs)
         logger.info(describe(space, candidates, budget, holdout))
         if first.plan:
             return
@@ -161,7 +160,9 @@ def _size_of_race(space: Space, candidates: Candidates, budget: int | float, hol
     """Return the runs of the race and of each round: those of its first start, so that it continues as it began."""
     spec = candidates.base.spec
     path = study_folder(spec).with_name(candidates.race_study) / SIZE_NAME
-    key = str(spec.search.budget)
+    ends: list[Candidate] = [end for end in (space.base, space.full) if space.is_possible(end)]
+    runs = {end: candidates.run(end, 0, holdout, candidates.race_study) for end in ends}
+    key = " ".join([f"budget={spec.search.budget}", *(run_name(run.spec) for run in runs.values())])
     sizes: dict[str, Any] = {}
     if path.is_file():
         try:
@@ -169,16 +170,14 @@ def _size_of_race(space: Space, candidates: Candidates, budget: int | float, hol
             return int(sizes[key]["budget"]), int(sizes[key]["batch"])
         except (ValueError, TypeError, LookupError):
             sizes = sizes if isinstance(sizes, dict) else {}
-    ends: list[Candidate] = [end for end in (space.base, space.full) if space.is_possible(end)]
-    runs = {end: candidates.run(end, 0, holdout, candidates.race_study) for end in ends}
-    batch = max(BATCH, place_runs(list(runs.values())).num_parallel)
+    parallel = place_runs(list(runs.values())).num_parallel
+    batch = max(BATCH, parallel)
     if isinstance(budget, float):
-        seconds, parallel = budget, place_runs(list(runs.values())).num_parallel
         durations = [record["wall_seconds"] for record in candidates.train(runs).values()]
         if not durations:
             raise RunFailed(f"{spec.study}: no end of the search completed; see the logs of the runs")
         mean = sum(durations) / len(durations)
-        budget = max(len(runs), int(seconds * min(parallel, batch) / mean))
+        budget = max(len(runs), int(budget * parallel / mean))
         logger.info(f"search.budget: {budget} runs of about {format_duration(mean)}, {parallel} at once")
     sizes[key] = {"budget": budget, "batch": batch}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -78,9 +78,6 @@ class Candidates:
         return self.macs_of[candidate]
 
     def _count(self, candidate: Candidate) -> float | None:
-        names = self.names(candidate)
-        if self.roadmap.without_unmet_needs(names) != names:
-            return None
         try:
             spec = self.run(candidate, 0, None, self.base.spec.study).spec
             return self.pool.submit(_count_macs, spec).result()

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from roadmap.analysis.racing import Candidate, Space
 from roadmap.config.choices import Design
 from roadmap.config.designs import Layout, Member
-from roadmap.config.roadmaps import Roadmap
 from roadmap.records.manifest import add_runs
 from roadmap.records.record import run_name
 from roadmap.runtime.logs import logger
@@ -29,13 +28,12 @@ def changes(winner: Candidate, space: Space, candidates: Candidates) -> Layout:
     names = candidates.names
     whole = names(winner)
     members = [Member(whole, "found network"), Member(names(space.base), "start of the search", whole)]
-    if candidates.macs(space.full) is not None:
-        members.append(Member(names(space.full), "last step", whole))
+    members.append(Member(names(space.full), "last step", whole))
     for name in space.names:
         other = space.change(winner, name)
         word, changed = ("without", winner - other) if name in winner else ("with", other - winner)
         if space.is_possible(other):
-            members.append(Member(names(other), f"{word} {_labels(names(changed), candidates.roadmap)}", whole))
+            members.append(Member(names(other), f"{word} {candidates.roadmap.joined_labels(names(changed))}", whole))
     unique: dict[frozenset[str], Member] = {}
     for member in members:  # the found network may be an end, and an end may be one change away from it
         unique.setdefault(frozenset(member.transforms), member)
@@ -44,20 +42,16 @@ def changes(winner: Candidate, space: Space, candidates: Candidates) -> Layout:
 
 def found_roadmap(order: Order, space: Space, candidates: Candidates) -> Layout:
     """Return the start of the search, the steps to the found network, and the last step of the roadmap searched."""
-    roadmap, names = candidates.roadmap, candidates.names
+    names = candidates.names
     current: Candidate = space.base
     members = [Member(names(current), candidates.label(current))]
     for step in order:
         before, current = current, current | set(step)
-        members.append(Member(names(current), _labels(step, roadmap), names(before)))
+        members.append(Member(names(current), candidates.roadmap.joined_labels(step), names(before)))
     if space.full not in {frozenset(member.transforms) for member in members}:
         label = f"last step: {candidates.label(space.full)}"
         members.append(Member(names(space.full), label, names(current)))
     return Layout(members)
-
-
-def _labels(names: Sequence[str], roadmap: Roadmap) -> str:
-    return " and ".join(roadmap.transforms[name].label for name in names)
 
 
 def plan_confirmation(layouts: Sequence[Layout], candidates: Candidates) -> list[PlannedRun]:
