@@ -101,7 +101,7 @@ def describe(space: Space, candidates: Candidates, budget: int | float, holdout:
     """Return what the search will do; for a plan, also how long its runs take."""
     spec = candidates.base.spec
     seeds, num_first = spec.search.confirm_seeds, len(space.first_candidates())
-    amount = f"{budget} runs" if isinstance(budget, int) else format_duration(budget)
+    amount = f"{budget} runs" if isinstance(budget, int) else f"as many runs as take {format_duration(budget)}"
     ends = " to ".join(candidates.label(end) for end in (space.base, space.full))
     # The found network and both ends, one change for each transform, and at most one more step for each transform.
     most, mmacs = (2 * len(space.names) + 3) * seeds, (candidates.max_macs or 0) / 1e6
