@@ -13,6 +13,7 @@ from roadmap.report.figures import FAINT, INK, figure_style, save_figure, set_ti
 
 FRONT_COLOR, OTHER_COLOR = "#0072b2", "#999999"
 LABEL_WIDTH = 60  # characters of a line of the legend
+LEAST_SPAN = 0.5  # of the front, points of top-1
 
 
 def draw_front(table: pd.DataFrame, max_mmacs: float | None, title: str, paths: Sequence[Path]) -> None:
@@ -39,8 +40,13 @@ def draw_front(table: pd.DataFrame, max_mmacs: float | None, title: str, paths: 
         if max_mmacs is not None:
             axes.axvline(max_mmacs, color=INK, linestyle=":", linewidth=1.2, label="bound on multiply-adds")
         axes.set_xlabel("MMACs per image")
+        top, span = table["estimate"].max(), max(table["estimate"].max() - front["estimate"].min(), LEAST_SPAN)
+        bottom = max(table["estimate"].min(), top - 2 * span)  # a much worse candidate would hide the differences
+        axes.set_ylim(bottom - 0.1 * span, top + 0.15 * span)
+        num_below = int((table["estimate"] < bottom).sum())
         axes.set_ylabel("estimated top-1 on held-out images (%)")
-        axes.margins(y=0.08)
+        if num_below:
+            axes.set_title(f"{num_below} candidates are below the axis", fontsize=9, loc="right")
         axes.grid(color=FAINT, zorder=0)
         axes.legend(frameon=False, fontsize=9, loc="lower right")
         text.axis("off")
