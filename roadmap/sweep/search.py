@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from roadmap.analysis.racing import BATCH, Candidate, Job, NoResultError, Race, Space, steps_to
 from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schema import RunSpec, SpecError
+from roadmap.config.search_budget import read_budget
 from roadmap.records.record import COMPLETED, run_name, study_folder
 from roadmap.runtime.files import write_atomically
 from roadmap.runtime.logs import logger
@@ -30,7 +31,7 @@ from roadmap.sweep.holdout import set_holdout
 from roadmap.sweep.plan import Composer, plan_runs
 from roadmap.sweep.processes import ignore_interrupts, process_context
 from roadmap.sweep.search_candidates import Candidates
-from roadmap.sweep.search_checks import check_command, check_studies, read_budget
+from roadmap.sweep.search_checks import check_command, check_studies
 from roadmap.sweep.search_confirmation import (
     changes,
     check_completed,

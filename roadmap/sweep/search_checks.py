@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from roadmap.config.limits import MAX_SWEEP_RUNS
 from roadmap.config.names import STUDY_RULE, is_study_name
 from roadmap.config.overrides import restore_study_override
 from roadmap.config.schema import RunSpec, SpecError
-from roadmap.config.validation import check_positive, require
+from roadmap.config.validation import require
 from roadmap.records.manifest import NETWORK_GROUPS, Manifest, read_manifest
 from roadmap.records.record import RUNS_FOLDER, study_folder
 from roadmap.runtime.world import is_distributed
@@ -20,24 +17,7 @@ from roadmap.sweep.local_ranks import check_processes
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.search_candidates import FOUND, RACE
 
-TIME = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)\s*(s|min|h)")
-SECONDS = {"s": 1, "min": 60, "h": 3600}
 LONGEST_SUFFIX = f"-{FOUND}-steps"  # of the names of a search's studies
-
-
-def read_budget(value: Any) -> int | float:
-    """Return `search.budget`: a number of runs, or (float) seconds for a text such as 30min or 2h.
-
-    Raises SpecError for anything else.
-    """
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_SWEEP_RUNS:
-        return value
-    match = TIME.fullmatch(str(value))
-    if match is None or float(match[1]) == 0:
-        raise SpecError(
-            f"search.budget={value}: must be 1 to {MAX_SWEEP_RUNS} runs, or a time such as 90s, 30min or 2h"
-        )
-    return float(match[1]) * SECONDS[match[2]]
 
 
 def check_command(runs: Sequence[PlannedRun], arguments: Sequence[str]) -> None:
@@ -69,17 +49,7 @@ def check_command(runs: Sequence[PlannedRun], arguments: Sequence[str]) -> None:
     if spec.logger:
         advice = f"pass its runs on later with: roadmap log_records {study_folder(spec)} logger=NAME"
         raise SpecError(f"logger: has no effect on a search; leave it out, and {advice}")
-    _check_numbers(spec)
     check_processes(spec)
-
-
-def _check_numbers(spec: RunSpec) -> None:
-    seeds = spec.search.confirm_seeds
-    require(seeds >= 1, "search.confirm_seeds", seeds, "must be at least 1; claims need about 10")
-    require(spec.search.seed >= 0, "search.seed", spec.search.seed, "must not be negative")
-    for name in ("max_macs", "min_images_per_second"):
-        if (value := getattr(spec.search, name)) is not None:
-            check_positive(value, f"search.{name}")
 
 
 def check_studies(spec: RunSpec) -> None:

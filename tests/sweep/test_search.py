@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from roadmap.config.schema import SpecError
+from roadmap.config.search_budget import read_budget
 from roadmap.records.manifest import Manifest, read_manifest
-from roadmap.sweep.search_checks import read_budget
 from tests.conftest import TINY, CommandLine, background, until
 from tests.helpers import call_main
 
