@@ -148,6 +148,19 @@ def test_a_bound_on_the_cost_leaves_out_what_costs_more() -> None:
     assert max(line["mmacs"] for line in content["candidates"]) <= ends[0] + 1e-9 < dearest
 
 
+def test_a_budget_of_time_needs_no_run_of_a_last_step_that_is_above_the_bound() -> None:
+    done = call_main(*OPTIONS, "search.budget=3s", "parallel=2", "design.full=increase_width", "search.max_macs=120000")
+    assert done.code == 0, done
+    raced = [record for record in records() if record["config"]["data"]["holdout"] == 40]
+    assert raced and all(record["gmacs"] * 1e9 <= 120_000 for record in raced)
+
+
+def test_networks_that_are_slower_than_the_bound_have_no_result() -> None:
+    done = call_main(*OPTIONS, "search.budget=8", "search.min_images_per_second=1e9")
+    assert done.code == 1 and "slower than search.min_images_per_second" in done.err, done
+    assert not [record for record in records() if record["config"]["data"]["holdout"] is None]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
