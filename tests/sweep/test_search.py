@@ -203,9 +203,10 @@ def test_the_confirmation_is_on_the_test_set_also_if_a_file_holds_images_out(
 
 def test_a_search_with_other_settings_does_not_replace_the_result(found: str) -> None:
     before = Path("experiments/search/search.json").read_bytes()
-    for change in ("base=pico", "data.holdout=30", "budget.train_images=100", "design.start=stage_ratio"):
+    other_ends = ("design.start=stage_ratio", "design.full=gelu")
+    for change in ("base=pico", "data.holdout=30", "budget.train_images=100", *other_ends):
         done = call_main(*OPTIONS, "search.budget=12", change)
-        assert done.code == 2 and "study=search: has a search with another data, base, budget" in done.err, done
+        assert done.code == 2 and "study=search: has a search with other settings (data, base, budget" in done.err, done
     assert Path("experiments/search/search.json").read_bytes() == before
 
 
@@ -213,7 +214,8 @@ def test_only_the_confirmation_of_a_search_has_verdicts(found: str) -> None:
     designs = {name: read_manifest(Path(f"experiments/{name}")) for name in ("search", "search-found", "search-race")}
     assert [manifest and manifest.design for manifest in designs.values()] == ["search", "search_found", "search_race"]
     assert call_main("report", "experiments/search-race", "--to", "race").code == 0
-    for folder, note in (("reports/search-found", "The claims of the search are"), ("race", "A race gives more seeds")):
+    notes = {"reports/search-found": "the claims of the search, which are", "race": "A race gives more seeds"}
+    for folder, note in notes.items():
         table = pd.read_csv(f"{folder}/roadmap.csv")
         assert set(table["verdict"].dropna()) <= {"descriptive"} and table["delta"].notna().any()
         assert table["p"].isna().all() and note in Path(f"{folder}/roadmap.md").read_text("utf-8")

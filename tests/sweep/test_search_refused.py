@@ -46,7 +46,7 @@ def test_a_preset_cannot_set_what_a_search_refuses(fields: str, message: str, co
         (("reference=swin",), "reference=swin: a search has no reference network; leave it out"),
         (("tune.trials=3",), "tune.trials=3: choose one search, +study=tune or +study=search"),
         (("force=true",), "force=True: a search uses finished runs"),
-        (("search.max_macs=10",), "search.max_macs=10: the cheapest network with which the search begins has"),
+        (("search.max_macs=10",), "search.max_macs=10: the cheapest of the networks that the search trains first has"),
         (("search.confirm_seeds=0",), "search.confirm_seeds=0"),
         (
             ("design.full=training_recipe",),
