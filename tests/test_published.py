@@ -100,7 +100,12 @@ def test_the_commands_find_all_runs_finished(study: Path, tmp_path: Path, monkey
         assert re.search(r"(\d+) runs in \S+, \1 of them already finished", output_of(command))
     for path in sorted(study.iterdir()):
         if path.suffix != ".png":  # its bytes depend on the versions of the libraries
-            assert (reports / study.name / path.name).read_bytes() == path.read_bytes(), path.name
+            assert _without_pictures(reports / study.name / path.name) == _without_pictures(path), path.name
+
+
+def _without_pictures(path: Path) -> str:
+    """Return the text of a file. The pictures of test images and their classes are in a page only if there is data."""
+    return re.sub(r'\[(\d+),"[^"]*","[^"]*"\]', r"[\1]", path.read_text("utf-8"))
 
 
 @pytest.mark.slow
