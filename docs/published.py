@@ -107,9 +107,9 @@ def table_of_parts(table: pd.DataFrame) -> str:
 
 
 def unplanned_comparisons(study: Study) -> list[str]:
-    """Return two comparisons that the rule of the study did not plan, none for a study without the rows of the paper.
+    """Return a sentence with two comparisons that the rule did not plan, nothing without published gains.
 
-    They are the agreement of the order of the steps that change the network, and ConvNeXt minus the ResNet.
+    They are Kendall's tau of the steps that change the network, and ConvNeXt minus the ResNet.
     """
     reference, all_steps = study_agreement(study)
     if reference is None or all_steps is None:

@@ -80,13 +80,15 @@ def _problem(entry: object, network: frozenset[str]) -> str | None:
         return f"change must be one of {', '.join(CHANGES)}"
     if ("setting" in entry) == ("without" in entry):
         return "needs setting or without, not both"
+    if "against" in entry and "without" in entry:
+        return "against is for an entry with setting"
     if "without" in entry and not (entry["without"] and network >= set(entry["without"])):
         return "without must be a list of transforms of the network"
     return None
 
 
 def _gap(network: frozenset[str], other: frozenset[str], setting: str) -> Gap:
-    setting = without_folders(setting)  # as rows have it
+    setting = without_folders(setting)  # as the rows of a study write it
     return Gap(Network(network, setting), Network(other, setting))
 
 

@@ -90,6 +90,7 @@ def test_a_row_that_no_explanation_uses_is_named(path: Path) -> None:
         ("change: smaller", "needs setting or without, not both"),
         ("change: smaller, setting: x=1, without: [gelu]", "needs setting or without, not both"),
         ("change: smaller, without: [layer_norm]", "without must be a list of transforms of the network"),
+        ("change: smaller, without: [gelu], against: x=1", "against is for an entry with setting"),
         ("change: smaller, without: []", "without must be a list of transforms of the network"),
         ("change: smaller, settings: x=1", "an entry has because, change"),
     ],
