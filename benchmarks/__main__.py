@@ -6,6 +6,7 @@
     python -m benchmarks steps     # the networks of the published study against its ResNet: multiply-adds and images/s
     python -m benchmarks kernels   # our CPU kernels on and off
     python -m benchmarks compose   # planning: composing a thousand networks, against Hydra's composition of each
+    python -m benchmarks search    # simulation of +study=search: how often it and simpler searches find the best
     python -m benchmarks trackers  # runs with each experiment tracker, against the same runs without one
     python -m benchmarks gpu       # on one GPU: against timm, share of peak, several runs at once, torch.compile
     python -m benchmarks commit    # runs of this version against those of another commit (--commit)
@@ -26,6 +27,7 @@ from benchmarks.cpu import compare_with_timm, measure_share_of_peak, measure_ste
 from benchmarks.gpu import measure_gpu
 from benchmarks.kernels import measure_kernels
 from benchmarks.load import Measurements, adopt_orphans
+from benchmarks.search import compare_searches
 from benchmarks.study import compare_whole_study
 from benchmarks.tables import CORES
 from benchmarks.trackers import measure_trackers
@@ -41,6 +43,7 @@ BENCHMARKS = {
     "steps": measure_steps,
     "kernels": measure_kernels,
     "compose": measure_composition,
+    "search": compare_searches,
     "trackers": measure_trackers,
     "gpu": measure_gpu,
     "commit": compare_with_commit,
@@ -59,6 +62,7 @@ def main() -> None:
     parser.add_argument("--fashion-mnist", type=Path, help="folder with the four files of Fashion-MNIST")
     parser.add_argument("--only", default="", help="only networks or images with this text in their name")
     parser.add_argument("--minutes", type=float, default=9.5, help="gpu: parts that do not fit this time are left out")
+    parser.add_argument("--surfaces", type=int, default=100, help="search: number of simulated datasets")
     parser.add_argument("--commit", default="HEAD~1", help="commit: the other commit (default: the one before)")
     options = parser.parse_args()
     options.fashion = ["data=fashion_mnist"]
@@ -77,7 +81,8 @@ def main() -> None:
         BENCHMARKS[options.benchmark](options)
     except SpecError as error:
         raise SystemExit(f"error: {error}") from None
-    print(f"\n{options.measure}")
+    if options.benchmark != "search":  # a simulation, without times
+        print(f"\n{options.measure}")
 
 
 if __name__ == "__main__":

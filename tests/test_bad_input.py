@@ -158,6 +158,10 @@ OTHER = [
     (("-m", "+step=gelu", "seed=range(0,1000000000000)"), "seed: the sweep has more than 10000 runs"),
     (("-m", "+step=gelu", "seed=0,99999999999999999999"), "seed=99999999999999999999: must be at most 2^63 - 1"),
     (("+study=attribution", "design.orders=1000000000"), "design.orders=1000000000: must be at most 100"),
+    (("search.budget={a: 1}",), "search.budget={'a': 1}: must be 1 to 10000 runs, or a time such as 90s, 30min or 2h"),
+    (("search.budget=[1,2]",), "search.budget=[1, 2]: must be 1 to 10000 runs"),
+    (("search.confirm_seeds=0",), "search.confirm_seeds=0: must be at least 1"),
+    (("logger=0",), "logger=0: must be a tracker or a list of them"),
     ((f"out={LONG}",), "a name has more than 255 bytes"),
     ((f"weights={LONG}",), "no such file"),
 ]
@@ -175,7 +179,7 @@ def numeric_fields(section: Any, prefix: str = "") -> list[str]:
         value, path = getattr(section, field.name), f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value):
             paths += numeric_fields(value, f"{path}.")
-        elif "int" in str(field.type) or "float" in str(field.type):
+        elif "int" in str(field.type) or "float" in str(field.type) or path == "search.budget":  # a number or a time
             paths.append(path)
     return paths
 

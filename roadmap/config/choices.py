@@ -75,6 +75,7 @@ class Design(Enum):
     add_one_in = "add_one_in"
     attribution = "attribution"
     recipe = "recipe"
+    search = "search"
 
 
 class Sampler(Enum):

@@ -21,6 +21,7 @@ from roadmap.config.messages import CONFIG_ERRORS, is_config_error, one_line_mes
 from roadmap.config.overrides import check_overrides, rewrite_study_override
 from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schema import DEFAULT_ROADMAP, MISSING, NetworkSpec, RunSpec, SpecError, TransformInfo
+from roadmap.config.search_budget import check_search
 from roadmap.config.search_space import check_space
 from roadmap.config.selection import check_roadmap, choose_folders, choose_roadmap, search_path_overrides
 from roadmap.config.validation import require, validate, validate_base, validate_network, validate_sizes
@@ -119,6 +120,7 @@ def make_spec(config: DictConfig, transforms: dict[str, TransformInfo] | None = 
         check_limits(getattr(spec, section), f"{section}.")
     check_limits(spec)
     check_space(spec.tune)
+    check_search(spec.search)
     roadmap.check_conflicts(spec.transforms)
     spec.transforms = {name: spec.transforms[name] for name in roadmap.sort(spec.transforms)}
     for name, info in spec.transforms.items():

@@ -39,6 +39,8 @@ def study_layout(design: DesignSpec, roadmap: Roadmap) -> Layout:
     """Return the networks of `design`. Raises SpecError for an unknown step and where no network would differ."""
     if design.name is Design.grid:
         return Layout()
+    if design.name is Design.search:
+        raise SpecError("design.name=search: belongs to the studies that +study=search writes; leave it out")
     if design.name is Design.recipe:
         ingredients = list(roadmap.ingredients)
         parts = _add_one_in([], ingredients, roadmap) + _leave_one_out(["training_recipe"], ingredients, roadmap)
@@ -64,7 +66,7 @@ def _leave_one_out(whole: TransformNames, parts: TransformNames, roadmap: Roadma
     for part in parts:
         rest = roadmap.without_unmet_needs([name for name in parts if name != part])
         left_out = [name for name in parts if name not in rest]
-        members.append(Member(rest, f"without {_labels(left_out, roadmap)}", whole))
+        members.append(Member(rest, f"without {roadmap.joined_labels(left_out)}", whole))
     return members
 
 
@@ -73,12 +75,8 @@ def _add_one_in(start: TransformNames, parts: TransformNames, roadmap: Roadmap) 
     members = [Member(start, "nothing added")]
     for part in parts:
         added = [name for name in roadmap.with_needs([part]) if name not in start]
-        members.append(Member([*start, *added], f"with {_labels(added, roadmap)}", start))
+        members.append(Member([*start, *added], f"with {roadmap.joined_labels(added)}", start))
     return members
-
-
-def _labels(names: TransformNames, roadmap: Roadmap) -> str:
-    return " and ".join(roadmap.transforms[name].label for name in names)
 
 
 def sampled_orders(names: Sequence[str], count: int, seed: int) -> list[TransformNames]:

@@ -83,6 +83,11 @@ LARGEST: dict[str, float] = {
     "design.order_seed": 2**63 - 1,
     "tune.trials": 10_000,
     "tune.seed": 2**63 - 1,
+    "search.budget": MAX_SWEEP_RUNS,
+    "search.max_macs": 1e15,
+    "search.min_images_per_second": 1e9,
+    "search.confirm_seeds": 100,
+    "search.seed": 2**63 - 1,
     "seed": 2**63 - 1,
     "accumulate": 1_000_000,
     "processes": 1024,
@@ -101,9 +106,9 @@ def check_limits(section: Any, prefix: str = "") -> None:
             check_limits(value, f"{path}.")
         elif isinstance(value, str):
             _check_text(value, path)
-        elif path == "tune.space":  # see roadmap.config.search_space
+        elif path in ("tune.space", "logger"):  # see roadmap.config.search_space and roadmap.config.trackers
             continue
-        elif isinstance(value, dict):  # transforms
+        elif path == "transforms":
             for name, info in value.items():
                 _require(is_label(info.label), f"{path}.{name}.label={printable(info.label, 100)}: {LABEL_RULE}")
         else:

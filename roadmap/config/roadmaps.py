@@ -5,7 +5,7 @@ A roadmap is one file, conf/roadmap/NAME.yaml, chosen with `roadmap=NAME`. There
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -110,17 +110,22 @@ class Roadmap:
         """Return transforms in the order of the roadmap, then those of variants, then those of no step, by name."""
         return sorted(names, key=lambda name: (self._positions.get(name, 2000), name))
 
+    @cached_property
+    def needs(self) -> Mapping[str, Sequence[str]]:
+        """For each transform, those without which it has no meaning."""
+        return {name: info.needs for name, info in self.transforms.items()}
+
     def without_unmet_needs(self, names: list[str]) -> list[str]:
         """Return `names` without the transforms whose needs are not among them."""
-        while unmet := [name for name in names if not set(self.transforms[name].needs) <= set(names)]:
-            names = [name for name in names if name not in unmet]
-        return names
+        return without_unmet_needs(names, self.needs)
 
     def with_needs(self, names: list[str]) -> list[str]:
         """Return `names`, preceded by the transforms that they need."""
-        while missing := [need for name in names for need in self.transforms[name].needs if need not in names]:
-            names = [*missing, *names]
-        return names
+        return with_needs(names, self.needs)
+
+    def joined_labels(self, names: Iterable[str]) -> str:
+        """Return the labels of the transforms, joined by "and"."""
+        return " and ".join(self.transforms[name].label for name in names)
 
     def differing(self, names: list[str], others: list[str]) -> tuple[list[str], list[str]]:
         """Return the transforms that only `names` has and those that only `others` has.
@@ -179,6 +184,20 @@ class Roadmap:
         steps |= {"ingredients": set(self.ingredients)}
         nearest = min(steps, key=lambda name: (len(names ^ steps[name]), -len(steps[name]), name))
         return nearest, self.sort(names - steps[nearest]), self.sort(steps[nearest] - names)
+
+
+def without_unmet_needs(names: list[str], needs: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return `names` without the transforms whose needs are not among them."""
+    while unmet := [name for name in names if not set(needs.get(name, ())) <= set(names)]:
+        names = [name for name in names if name not in unmet]
+    return names
+
+
+def with_needs(names: list[str], needs: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return `names`, preceded by the transforms that they need."""
+    while missing := [need for name in names for need in needs.get(name, ()) if need not in names]:
+        names = [*missing, *names]
+    return names
 
 
 def roadmap_names() -> list[str]:

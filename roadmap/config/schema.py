@@ -219,6 +219,17 @@ class TuneSpec:
 
 
 @dataclass
+class SearchSpec:
+    """The search of `+study=search` for the best combination of transforms; see `roadmap.sweep.search`."""
+
+    budget: Any = None  # runs on held-out images, or time such as 30min or 2h; None: no search
+    max_macs: float | None = None  # multiply-adds of one image; None: those of the more expensive of the two ends
+    min_images_per_second: float | None = None  # in training; None: any
+    confirm_seeds: int = 10  # fresh seeds of the confirmation on the test set
+    seed: int = 0  # of the search's random draws
+
+
+@dataclass
 class RunSpec:
     """One run, and the sweep and study that it belongs to."""
 
@@ -235,6 +246,7 @@ class RunSpec:
     study: str = "runs"  # study of the runs: listed in out/STUDY/study.json, reported in reports/STUDY/
     design: DesignSpec = field(default_factory=DesignSpec)
     tune: TuneSpec = field(default_factory=TuneSpec)
+    search: SearchSpec = field(default_factory=SearchSpec)
     tuned: str | None = None  # best.json of a search: each step gets its own best values; None: none
     reference: str | None = None  # transform of a reference network (swin) that the study also trains; None: none
     plan: bool = False  # dry run: list the runs, their status and their estimated cost

@@ -75,10 +75,11 @@ def _field_or_group(override: str) -> str:
     return re.split(r"[.=/@]", override.lstrip("+~"))[0]
 
 
-def add_runs(runs: Sequence[tuple[RunSpec, list[str]]], layout: Layout) -> None:
-    """Add `runs` (spec and overrides), all of one study, to the study's manifest.
+def add_runs(runs: Sequence[tuple[RunSpec, list[str]]], layout: Layout, replace: bool = False) -> None:
+    """Add `runs` (spec and overrides), all of one study, to the study's manifest; with `replace` in the place of the
+    runs and the layout that it has. Records are never removed.
 
-    Raises SpecError if the study already has another roadmap or another design.
+    Raises SpecError if the study already has another roadmap or (without `replace`) another design.
     """
     spec = runs[0][0]
     own_files = load_roadmap(spec.roadmap).own_files
@@ -86,6 +87,10 @@ def add_runs(runs: Sequence[tuple[RunSpec, list[str]]], layout: Layout) -> None:
     with lock.hold(folder, wait=True):
         try:
             before = check_study(spec) or Manifest(spec.study)
+            earlier = before.commands
+            names = {run_name(run_spec) for run_spec, _ in runs}
+            if replace and (before.runs.keys() != names or before.layout != layout):
+                before = Manifest(spec.study)
             design, layout = _merge_layouts(before, spec.design.name.value if layout.members else "grid", layout)
         except SpecError:
             lock.remove_empty(folder)
@@ -94,7 +99,7 @@ def add_runs(runs: Sequence[tuple[RunSpec, list[str]]], layout: Layout) -> None:
         for run_spec, overrides in runs:
             settings.setdefault(run_name(run_spec), setting_overrides(overrides))
         is_new = len(settings) > len(before.runs)  # otherwise earlier commands have added all of these runs
-        commands = [*before.commands, command_line()] if is_new else before.commands
+        commands = [*earlier, command_line()] if is_new else earlier
         manifest = Manifest(
             spec.study, design, layout, list(dict.fromkeys(commands)), settings, spec.roadmap, dict(own_files)
         )

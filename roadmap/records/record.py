@@ -34,7 +34,7 @@ RUNS_FOLDER = "runs"  # folder in `out` with the runs of all studies; also the s
 NOT_HASHED = (
     "seed", "study", "device", "processes", "parallel", "failures", "checkpoint_minutes", "checkpoint_steps",
     "keep_checkpoint", "save_weights", "accumulate", "force", "plan", "plan_device", "out", "reports", "base", "design",
-    "reference", "roadmap", "logger", "log_every", "tune",
+    "reference", "roadmap", "logger", "log_every", "tune", "search",
     "tuned",
 )  # fmt: skip
 

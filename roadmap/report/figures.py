@@ -53,7 +53,7 @@ def draw_study(study: Study, title: str, paths: list[Path]) -> None:
     table, is_roadmap = study.table, study.manifest.design == "grid"
     groups = [row.setting if is_roadmap else row.label for row in study.rows]
     labels = wrap_labels(table["label"])
-    with _figure_style():
+    with figure_style():
         size = _figure_size(labels, width=11, row_height=0.42, margins=2.1)
         figure, (bars, costs) = plt.subplots(1, 2, figsize=size, sharey=True, width_ratios=[4, 1], layout="constrained")
         _draw_accuracy(bars, table, study)
@@ -62,17 +62,17 @@ def draw_study(study: Study, title: str, paths: list[Path]) -> None:
         _draw_costs(costs, table, groups)
         bars.set_yticks(range(len(table)), labels)
         bars.set_ylim(len(table) - 0.4, -0.6)
-        _set_title(figure, title)
+        set_title(figure, title)
         figure.legend(
             handles=_legend(table, study.roadmap), loc="outside lower center", ncols=6, frameon=False, fontsize=9
         )
-        _save(figure, paths)
+        save_figure(figure, paths)
 
 
 def draw_shapley(values: pd.DataFrame, roadmap: Roadmap, title: str, paths: list[Path]) -> None:
     """Draw Shapley values (the columns SHAPLEY_COLUMNS of `roadmap.analysis.shapley`) with their intervals."""
     labels = wrap_labels((values["label"] + " " + values["setting"]).str.strip())
-    with _figure_style():
+    with figure_style():
         size = _figure_size(labels, width=9, row_height=0.36, margins=1.6)
         figure, axes = plt.subplots(figsize=size, layout="constrained")
         for y, line in enumerate(lines_of(values)):
@@ -81,15 +81,15 @@ def draw_shapley(values: pd.DataFrame, roadmap: Roadmap, title: str, paths: list
                 axes.plot([line["low"], line["high"]], [y, y], color=INK, linewidth=1.3, zorder=3)
         _set_up_rows(axes, labels)
         axes.set_xlabel("Shapley value in points of top-1, with 95 % interval")
-        _set_title(figure, title)
-        _save(figure, paths)
+        set_title(figure, title)
+        save_figure(figure, paths)
 
 
 def draw_comparison(table: pd.DataFrame, names: list[str], paths: list[Path]) -> None:
     """Draw the gains of two studies (COMPARISON_COLUMNS of `roadmap.analysis.comparison`), step by step."""
     labels = wrap_labels(table["step"])
     names = [textwrap.fill(name, 110) for name in names]
-    with _figure_style():
+    with figure_style():
         size = _figure_size(labels, width=9, row_height=0.46, margins=1.5 + 0.2 * len("".join(names)) / 60)
         figure, axes = plt.subplots(figsize=size, layout="constrained")
         for side, name, shift, colour in (("a", names[0], -0.14, "#0072b2"), ("b", names[1], 0.14, "#d55e00")):
@@ -99,7 +99,7 @@ def draw_comparison(table: pd.DataFrame, names: list[str], paths: list[Path]) ->
         _set_up_rows(axes, labels)
         axes.set_xlabel("gain in points of top-1, with 95 % interval")
         figure.legend(loc="outside lower center", frameon=False, fontsize=9)
-        _save(figure, paths)
+        save_figure(figure, paths)
 
 
 def wrap_labels(labels: Sequence[str] | pd.Series) -> list[str]:
@@ -125,14 +125,14 @@ def _figure_size(labels: Sequence[str], width: float, row_height: float, margins
 
 
 @contextmanager
-def _figure_style() -> Iterator[None]:
+def figure_style() -> Iterator[None]:
     """Use STYLE; a character that the font does not have is drawn as a box, without a warning."""
     with plt.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
         yield
 
 
-def _set_title(figure: Any, title: str) -> None:
+def set_title(figure: Any, title: str) -> None:
     text = textwrap.fill(title, int(figure.get_figwidth() / 0.1))
     figure.suptitle(text, x=0.01, ha="left", fontweight="bold")
 
@@ -146,7 +146,7 @@ def _set_up_rows(axes: Any, names: Sequence[str]) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def _save(figure: Any, paths: list[Path]) -> None:
+def save_figure(figure: Any, paths: list[Path]) -> None:
     for path in paths:
         variable = "Date" if path.suffix == ".svg" else "Software"  # without it, equal figures have equal bytes
         figure.savefig(path, dpi=160, metadata={variable: None})

@@ -21,6 +21,7 @@ from roadmap.report.columns import format_interval
 COMPARED_WITH = {
     "leave_one_out": "the network with nothing left out",
     "add_one_in": "the network with nothing added",
+    "search": "the found network",
     "recipe": "“nothing added” for added ingredients, and to “nothing left out” for ingredients left out",
 }
 SHAPLEY_NOTE = (

@@ -13,10 +13,12 @@ from tempfile import TemporaryDirectory
 
 from roadmap.analysis.shapley import shapley_values
 from roadmap.analysis.table import read_study, write_csv
+from roadmap.config.schema import SpecError
 from roadmap.records.manifest import command_line
 from roadmap.report.columns import SHAPLEY, readable_table
 from roadmap.report.examples import ThumbnailsOf
 from roadmap.report.formats import latex, markdown
+from roadmap.report.search import read_search, write_found, write_search
 from roadmap.report.sections import StructureOf
 from roadmap.report.terminal import render_table, terminal_width
 from roadmap.report.wording import (
@@ -61,9 +63,15 @@ def write_report(
         study = replace(study, manifest=replace(study.manifest, commands=[command_line()]))
     values = shapley_values(study)
     table, failures = readable_table(study.table), failure_lines(study)
+    try:
+        search, search_lines = read_search(study, folder)
+    except SpecError as error:
+        search, search_lines = None, list[str]()
+        study = replace(study, problems=[*study.problems, str(error)])
     summary, *others = notes(study)
     lines = [
         summary,
+        *search_lines,
         *shapley_sentences(study, values),
         *others,
         *setting_sentences(study),
@@ -85,12 +93,15 @@ def write_report(
             figures.draw_shapley(values, study.roadmap, title, images)
         else:
             figures.draw_study(study, title, images)
+        if search is not None:
+            written += write_search(search, title, new)
         md.write_text("\n".join(markdown_parts), encoding="utf-8")
         tex.write_text(latex(table, [*lines, *failures]), encoding="utf-8")
         page.write_page(new / "index.html", title, study, values, lines, structure_of, thumbnails_of)
+    files = [to / path.name for path in written] + ([write_found(search, to)] if search is not None else [])
     width, hint = width or terminal_width(), HINT.format(folder)
     shown = [render_table(table, width, hint) for table in tables]
-    paths = "\n".join(f"  {to / path.name}" for path in written)
+    paths = "\n".join(f"  {path}" for path in files)
     return "\n" + "\n\n".join([*shown, "\n".join([*lines, *failures])]) + f"\n\nreport:\n{paths}"
 
 

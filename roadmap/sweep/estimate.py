@@ -77,6 +77,20 @@ def estimate_runtime(runs: Sequence[PlannedRun], placement: Placement | None = N
     return "\n".join([*lines, *filter(None, [source]), *_comparison(records, estimates, forecast)])
 
 
+def mean_duration(runs: Sequence[PlannedRun]) -> float | None:
+    """Return the mean of the expected seconds of `runs` on this machine, None if one is unknown.
+
+    They come from records, or, without records or with plan_device=here, from measurements.
+    """
+    known = KnownDurations(runs[0].spec.out)
+    durations = {config_hash(run.spec): known.estimate(run.spec) for run in runs}
+    if None in durations.values() or runs[0].spec.plan_device == HERE:
+        durations = dict(make_forecast(runs, HERE, place_runs(runs)).seconds)
+    values = [durations.get(config_hash(run.spec)) for run in runs]
+    seconds = [value for value in values if value is not None]
+    return sum(seconds) / len(seconds) if len(seconds) == len(runs) else None
+
+
 def _line(run: PlannedRun, record: dict[str, Any] | None, estimate: float | None) -> str:
     if record is not None:
         seconds = format_duration(record["wall_seconds"])

@@ -54,6 +54,12 @@ def unblock_signals() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
 
 
+def ignore_interrupts() -> None:
+    """Like `unblock_signals`, for a process that waits while others work: the terminal's Ctrl-C does not end it."""
+    unblock_signals()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def stop_with_parent() -> None:
     """Stop this run, with a checkpoint, when the process that started this one has ended."""
     parent = multiprocessing.parent_process()

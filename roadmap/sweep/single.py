@@ -37,6 +37,8 @@ def run_single(run: PlannedRun) -> None:
         raise SpecError(f"reference={spec.reference}: needs a study; for one run use +transform={spec.reference}")
     if spec.tune.trials is not None:
         raise SpecError(f"tune.trials={spec.tune.trials}: needs a search, as +study=tune")
+    if spec.search.budget is not None:
+        raise SpecError(f"search.budget={spec.search.budget}: needs a search, as +study=search")
     if spec.design.name is not Design.grid:
         name = spec.design.name.value
         raise SpecError(f"design.name={name}: needs a study, as +study={name}")

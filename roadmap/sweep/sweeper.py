@@ -52,10 +52,17 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     run failed or diverged.
     """
     launcher = launcher_of(config)
-    if config.tune.trials is not None:
+    if config.tune.trials is not None and config.search.budget is None:
         if launcher is not None:
             raise SpecError("hydra/launcher: a search trains on this machine; leave the launcher out")
         tune(config, loader, arguments)
+        return
+    if config.search.budget is not None:
+        if launcher is not None:
+            raise SpecError("hydra/launcher: a search trains on this machine; leave the launcher out")
+        from roadmap.sweep.search import search  # imports scikit-learn
+
+        search(config, loader, arguments)
         return
     runs, layout = plan_runs(config, loader, arguments)
     first = runs[0].spec
@@ -78,7 +85,7 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     if is_rank_zero():
         no_report = write_study_report(runs)
         try:
-            _raise_for_failures([run.spec for run in runs], lost_runs, not_ended)
+            raise_for_failures([run.spec for run in runs], lost_runs, not_ended)
         except RunFailed as failure:
             raise RunFailed("\n".join(filter(None, (str(failure), no_report)))) from None
         if no_report is not None:
@@ -144,7 +151,7 @@ def _thumbnails_of_run(record: Mapping[str, Any], indices: Sequence[int], count:
     return read_thumbnails(record, indices, count)
 
 
-def _raise_for_failures(
+def raise_for_failures(
     specs: Sequence[RunSpec], lost_runs: dict[Path, dict[str, Any]], not_ended: dict[Path, str]
 ) -> None:
     """Raise RunFailed, with a line for each run, if not all runs completed."""

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from roadmap.config.choices import Pruner, Sampler
-from roadmap.config.datasets import KNOWN_DATASETS
 from roadmap.config.designs import Layout
 from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schema import RunSpec, SpecError
@@ -35,6 +34,7 @@ from roadmap.runtime.world import is_distributed
 from roadmap.sweep.estimate import estimate_runtime
 from roadmap.sweep.forecast import check_plan_device
 from roadmap.sweep.gpu_sharing import place_runs
+from roadmap.sweep.holdout import set_holdout
 from roadmap.sweep.plan import Composer, plan_runs
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.preparation import check_specs
@@ -43,7 +43,6 @@ from roadmap.sweep.scheduler import POLL_SECONDS, how_to_resume, start_process, 
 from roadmap.sweep.tuning_results import Target, write_results
 
 JOURNAL_NAME = "optuna.journal"  # in the study's folder
-HOLDOUT_SHARE = 0.2  # of the training images, if data.holdout is not set
 STARTUP_TRIALS = 5  # before the sampler and the pruner use the results
 
 
@@ -74,7 +73,7 @@ def tune(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> 
     Raises SpecError before anything starts, Stopped after a signal, RunFailed if a network has no completed trial.
     """
     _check_installed()
-    _set_holdout(config)
+    set_holdout(config)
     arguments = [*arguments, f"data.holdout={config.data.holdout}"]
     runs, layout = plan_runs(config, loader, arguments)
     first, num_trials = runs[0].spec, runs[0].spec.tune.trials
@@ -110,21 +109,6 @@ def _check_installed() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if is_distributed():
         raise SpecError("+study=tune: does not run under torchrun; set processes=N for several processes per run")
-
-
-def _set_holdout(config: DictConfig) -> None:
-    """Hold out a share of the training images if `data.holdout` is not set.
-
-    Raises SpecError if the number of training images is unknown.
-    """
-    if config.data.holdout is not None:
-        return
-    known = KNOWN_DATASETS.get(config.data.name)
-    if known is None or known.sizes is None:
-        message = "a search needs held-out training images; set their number"
-        raise SpecError(f"data.holdout=null: {message}, as data.holdout=1000")
-    with open_dict(config):
-        config.data.holdout = round(HOLDOUT_SHARE * known.sizes[0])
 
 
 def _check(runs: Sequence[PlannedRun], layout: Layout) -> None:

@@ -74,7 +74,7 @@ def test_unknown_and_mistyped_settings_are_refused(overrides: tuple[str, ...], m
     with pytest.raises(SpecError) as caught:
         compose(*overrides)
     assert message in str(caught.value)
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 450
 
 
 INVALID_COMMAND_LINES = [

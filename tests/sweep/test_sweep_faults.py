@@ -24,7 +24,7 @@ from roadmap.runtime.exit_codes import EXIT_STOPPED
 from roadmap.sweep.errors import RunFailed
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.scheduler import run_locally
-from roadmap.sweep.sweeper import _raise_for_failures
+from roadmap.sweep.sweeper import raise_for_failures
 from roadmap.training import checkpoint
 from tests.conftest import FAULTS, TINY, background, until
 from tests.helpers import make_image_folder, write_run
@@ -189,7 +189,7 @@ def test_failures_stop(capsys: pytest.CaptureFixture[str]) -> None:
     assert [path.parent for path in Path().glob("experiments/runs/*/record.json")] == folders[:1]
     assert not_ended == dict.fromkeys(folders[1:], "not started")
     with pytest.raises(RunFailed) as failure:
-        _raise_for_failures(specs, {}, not_ended)
+        raise_for_failures(specs, {}, not_ended)
     first, failed, other, *names = str(failure.value).splitlines()
     assert first == "1 of 3 runs did not complete:"
     assert failed.startswith(f"{folders[0].name}: diverged (the ")

@@ -1,0 +1,146 @@
+"""The report of a search (`+study=search`): what it says, its candidates and the front of accuracy against cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from roadmap.analysis.statistics import GAIN, LOSS, Comparison
+from roadmap.analysis.table import Row, Study
+from roadmap.config.schema import SpecError
+from roadmap.report.columns import format_interval
+from roadmap.runtime.files import write_atomically
+
+RESULT_NAME = "search.json"  # in the study's folder
+CANDIDATES_NAME, FIGURE_NAME = "candidates.csv", "front"
+NOT_COMPARED = "not compared (above the bound on the cost, impossible or not completed)"
+FOUND_PATH = Path("conf/roadmap/found.yaml")  # in the folder of the report
+
+
+def read_search(study: Study, folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the result of the search in the study's folder, and its sentences; None if the study is no search.
+
+    Raises SpecError for a damaged file.
+    """
+    path = folder / RESULT_NAME
+    if not path.exists():
+        return None, []
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        _ = content["roadmap"].encode(), content["max_macs"] / 1
+        return content, search_sentences(study, content)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise SpecError(f"{path}: cannot be used; the command of the search writes it again") from error
+
+
+def candidates_table(result: dict[str, Any]) -> pd.DataFrame:
+    """Return a line for each candidate of the race, the winner first.
+
+    Columns: transforms, label, mmacs (10^6 multiply-adds per image), seeds, top1_mean (of the race's seeds, percent),
+    estimate (percent; between this mean and what similar candidates reach), in_race, failed (a run has no result),
+    on_front (whether no candidate with at most its cost has a higher estimate; never one that failed).
+    """
+    table = pd.DataFrame(
+        {
+            "transforms": " ".join(line["transforms"]),
+            "label": line["label"],
+            "mmacs": line["mmacs"],
+            "seeds": len(line["top1"]),
+            "top1_mean": np.mean(line["top1"]),
+            "estimate": line["estimate"],
+            "in_race": line["in_race"],
+            "failed": line["failed"],
+        }
+        for line in result["candidates"]
+    )
+    by_cost = table[~table["failed"]].sort_values(["mmacs", "estimate"], ascending=[True, False])
+    on_front = by_cost["estimate"] > by_cost["estimate"].cummax().shift(fill_value=-np.inf)
+    return table.assign(on_front=on_front.reindex(table.index, fill_value=False))
+
+
+def search_sentences(study: Study, result: dict[str, Any]) -> list[str]:
+    """Return which transforms to take, how the found network compares with both ends, and what the selection cost."""
+    lines = [_conclusion(study, result), *_ends(study, result)]
+    front = candidates_table(result).query("on_front").sort_values("mmacs")
+    points = ", ".join(f"{line.label} ({line.mmacs:.3g} MMACs, {line.estimate:.2f} %)" for line in front.itertuples())
+    lines.append(f"Front of estimated held-out top-1 against multiply-adds, not confirmed on the test set: {points}.")
+    lines.append(f"The found roadmap is {FOUND_PATH.as_posix()}. This command trains its steps: {result['command']}")
+    return lines
+
+
+def _row(study: Study, transforms: Sequence[str]) -> tuple[Row, Comparison | None] | None:
+    """Return the network of these transforms, and its comparison with the found network."""
+    for row, comparison in zip(study.rows, study.comparisons, strict=True):
+        if set(row.transforms) == set(transforms):
+            return row, comparison
+    return None
+
+
+def _conclusion(study: Study, result: dict[str, Any]) -> str:
+    winner, roadmap = set(result["candidates"][0]["transforms"]), study.roadmap
+    groups: dict[str, list[str]] = {"take": [], "leave out": [], "not resolved": [], NOT_COMPARED: []}
+    for name, network in result["changes"].items():
+        found = None if network is None else _row(study, network)
+        group, label = NOT_COMPARED, roadmap.transforms[name].label
+        if network is not None and found is not None and found[1] is not None and found[1].n:
+            verdict = found[1].verdict
+            better = {LOSS: "take", GAIN: "leave out"} if name in winner else {LOSS: "leave out", GAIN: "take"}
+            group = better.get(verdict, "not resolved")
+            others = roadmap.sort((set(network) ^ winner) - {name})
+            if others:
+                label += f" (together with {roadmap.joined_labels(others)})"
+        groups[group].append(label)
+    parts = [f"{what} {', '.join(labels)}" for what, labels in groups.items() if labels]
+    return f"On {result['data']} at this budget: {'; '.join(parts)}."
+
+
+def _ends(study: Study, result: dict[str, Any]) -> list[str]:
+    """Return a sentence for each end, with the gain of the found network over it on both sets of images."""
+    best = result["candidates"][0]
+    found, held_out = _row(study, best["transforms"]), {frozenset(c["transforms"]): c for c in result["candidates"]}
+    lines = [f"Found network: {best['label']}, {best['mmacs']:.3g} MMACs."]
+    for key, name in (("start", "the start of the search"), ("full", "the last step")):
+        end, raced = _row(study, result[key]), held_out.get(frozenset(result[key]))
+        if set(result[key]) == set(best["transforms"]):
+            lines.append(f"It is {name}: the search found nothing better.")
+        elif found is None or end is None or end[1] is None or not end[1].n:
+            lines.append(f"It was not compared with {name}, which has no completed runs.")
+        else:
+            comparison = end[1]
+            gain = 0.0 - comparison.delta
+            interval = format_interval(0.0 - comparison.high, 0.0 - comparison.low)
+            verdict = {LOSS: "a gain", GAIN: "a loss"}.get(comparison.verdict, comparison.verdict)
+            line = f"Gain over {name} with fresh seeds on the test set: {gain:+.2f} points ({interval}), {verdict}."
+            if raced is not None:
+                before = float(np.mean(best["top1"]) - np.mean(raced["top1"]))
+                line += (
+                    f" In the race it was {before:+.2f}. The difference, {before - gain:+.2f}, contains what the"
+                    " selection cost, and the effect of other images and of training on all of them."
+                )
+            lines.append(line)
+    return lines
+
+
+def write_search(result: dict[str, Any], title: str, to: Path) -> list[Path]:
+    """Write candidates.csv, front.png and front.svg to the folder `to`, and return their paths."""
+    from roadmap.report.front import draw_front
+
+    table, path = candidates_table(result), to / CANDIDATES_NAME
+    table.to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
+    images = [to / f"{FIGURE_NAME}.{kind}" for kind in ("png", "svg")]
+    max_macs = result["max_macs"]
+    draw_front(table, None if max_macs is None else max_macs / 1e6, title, images)
+    return [path, *images]
+
+
+def write_found(result: dict[str, Any], to: Path) -> Path:
+    """Write the found roadmap to the folder of the report, and return its path."""
+    path = to / FOUND_PATH
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, result["roadmap"].encode())
+    return path

@@ -1,0 +1,186 @@
+"""The search of `+study=search` for the best combination of a roadmap's transforms.
+
+The race (`roadmap.analysis.racing`) evaluates candidates on held-out training images; the confirmation
+(`roadmap.sweep.search_confirmation`) compares its winner with other networks on the test set. All runs are in the pool
+of finished runs: the same command continues a stopped search, and repeats a finished one without training anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from omegaconf import DictConfig
+
+from roadmap.analysis.racing import BATCH, Candidate, Job, NoResultError, Race, Space, steps_to
+from roadmap.config.roadmaps import load_roadmap
+from roadmap.config.schema import RunSpec, SpecError
+from roadmap.config.search_budget import read_budget
+from roadmap.records.record import COMPLETED, run_name, study_folder
+from roadmap.runtime.files import write_atomically
+from roadmap.runtime.logs import logger
+from roadmap.runtime.progress import format_duration
+from roadmap.sweep.errors import RunFailed
+from roadmap.sweep.estimate import mean_duration
+from roadmap.sweep.forecast import check_plan_device
+from roadmap.sweep.gpu_sharing import place_runs
+from roadmap.sweep.holdout import set_holdout
+from roadmap.sweep.plan import Composer, plan_runs
+from roadmap.sweep.processes import ignore_interrupts, process_context
+from roadmap.sweep.search_candidates import Candidates
+from roadmap.sweep.search_checks import check_command, check_studies
+from roadmap.sweep.search_confirmation import (
+    changes,
+    check_completed,
+    found_roadmap,
+    plan_confirmation,
+    train_confirmation,
+    write_reports,
+)
+from roadmap.sweep.search_results import save_results
+
+SIZE_NAME = "race.json"  # in the folder of the race's study: its number of runs and the size of its rounds
+
+
+def search(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> None:
+    """Search, confirm the result, and write the results.
+
+    Raises SpecError before anything starts, Stopped after a signal, and RunFailed if a run of the confirmation or all
+    runs of a round of the race failed.
+    """
+    set_holdout(config)
+    holdout = config.data.holdout
+    runs, _ = plan_runs(config, loader, arguments)
+    first = runs[0].spec
+    check_plan_device(first.plan_device)
+    check_command(runs, arguments)
+    check_studies(first)
+    budget = read_budget(first.search.budget)
+    roadmap = load_roadmap(first.roadmap)
+    start, full = (
+        frozenset(roadmap.step(f"design.{name}", getattr(first.design, name) or getattr(roadmap.file, name)).transforms)
+        for name in ("start", "full")
+    )
+    if not full - start or not start <= full:
+        raise SpecError(f"design.full={first.design.full}: must contain the start and further transforms")
+    with ProcessPoolExecutor(1, mp_context=process_context(), initializer=ignore_interrupts) as pool:
+        candidates = Candidates(runs[0], Composer(config, loader, roadmap), roadmap, start, full, pool)
+        candidates.max_macs = _bound(candidates, first)
+        names = tuple(roadmap.sort(full - start))
+        space = Space(names, start, full, candidates.is_possible, roadmap.needs)
+        logger.info(describe(space, candidates, budget, holdout))
+        if first.plan:
+            return
+        race = run_race(space, candidates, budget, holdout)
+        winner = race.ranking()[0]
+        order = steps_to(winner, race)
+        layouts = [changes(winner, space, candidates), found_roadmap(order, space, candidates)]
+        confirmation = plan_confirmation(layouts, candidates)
+        save_results(race, order, candidates, holdout)
+    train_confirmation(confirmation, first.study)
+    problems = write_reports(confirmation)
+    check_completed(confirmation, problems)
+
+
+def _bound(candidates: Candidates, spec: RunSpec) -> float:
+    macs = []
+    for end in (candidates.start, candidates.full):
+        if (count := candidates.macs(end)) is None:
+            candidates.run(end, 0, None, spec.study)  # raises the reason
+            raise SpecError(f"design: the network {candidates.label(end)} cannot be built")
+        macs.append(count)
+    if spec.search.max_macs is not None and spec.search.max_macs < macs[0]:
+        message = f"the start of the search has {macs[0]:.0f}; give at least as many"
+        raise SpecError(f"search.max_macs={spec.search.max_macs:g}: {message}")
+    return max(macs) if spec.search.max_macs is None else spec.search.max_macs
+
+
+def describe(space: Space, candidates: Candidates, budget: int | float, holdout: int) -> str:
+    """Return what the search will do; for a plan, also how long its runs take."""
+    spec = candidates.base.spec
+    seeds, num_first = spec.search.confirm_seeds, len(space.first_candidates())
+    amount = f"{budget} runs" if isinstance(budget, int) else f"as many runs as take {format_duration(budget)}"
+    ends = " to ".join(candidates.label(end) for end in (space.base, space.full))
+    # The found network and both ends, one change for each transform, and at most one more step for each transform.
+    most, mmacs = (2 * len(space.names) + 3) * seeds, (candidates.max_macs or 0) / 1e6
+    lines = [
+        f"{spec.study}: {len(space.names)} transforms, from {ends}, at most {mmacs:.4g} MMACs per image",
+        f"race: {amount} on {holdout:,} held-out training images",
+        f"confirmation: at most {most} runs on the test set, with {seeds} fresh seeds",
+    ]
+    if isinstance(budget, int) and budget < num_first:
+        lines.append(
+            f"note: the search begins with {num_first} networks; search.budget={budget} does not train all of them"
+        )
+    family = len(space.names) + 2
+    if (enough := next(n for n in range(1, 100) if 2 / 2**n * family <= 0.05)) > seeds:
+        lines.append(
+            f"note: {seeds} seeds cannot resolve all of {family} comparisons; search.confirm_seeds={enough} can"
+        )
+    if spec.plan and spec.plan_device in ("auto", "here"):
+        runs = [candidates.run(end, 0, holdout, spec.study) for end in (space.base, space.full)]
+        mean, parallel = mean_duration(runs), place_runs(runs).num_parallel
+        if mean is not None:
+            times = [format_duration(count * mean / parallel) for count in (budget, most) if isinstance(count, int)]
+            race_time = f"race about {times[0]}, " if isinstance(budget, int) else ""
+            runs_text = f"runs of about {format_duration(mean)}, {parallel} at once"
+            lines.append(f"time: {race_time}confirmation at most about {times[-1]}; {runs_text}")
+    return "\n".join(lines)
+
+
+def run_race(space: Space, candidates: Candidates, budget: int | float, holdout: int) -> Race:
+    """Return the finished race. Raises RunFailed if all runs of a round failed, or no candidate has a result."""
+    spec = candidates.base.spec
+    num_runs, batch = _size_of_race(space, candidates, budget, holdout)
+    race = Race(space, num_runs, spec.search.seed, batch)
+    least = spec.search.min_images_per_second
+
+    def evaluate(jobs: Sequence[Job]) -> dict[Job, float]:
+        runs = {job: candidates.run(*job, holdout, candidates.race_study) for job in jobs}
+        results: dict[Job, float] = {}
+        for job, record in candidates.train(runs).items():
+            if record["status"] == COMPLETED and (least is None or (record["images_per_second"] or 0) >= least):
+                results[job] = record["top1"]
+        logger.info(f"race: {race.num_runs} of {race.budget} runs")
+        return results
+
+    try:
+        race.run(evaluate)
+    except NoResultError as error:
+        reason = "all failed, diverged, or are slower than search.min_images_per_second; see the logs of the runs"
+        raise RunFailed(f"{spec.study}: {error}: {reason}") from error
+    if not race.ranking():
+        raise RunFailed(f"{spec.study}: no candidate is left; see the logs of the runs")
+    return race
+
+
+def _size_of_race(space: Space, candidates: Candidates, budget: int | float, holdout: int) -> tuple[int, int]:
+    """Return the runs of the race and of each round: those of its first start, so that it continues as it began."""
+    spec = candidates.base.spec
+    path = study_folder(spec).with_name(candidates.race_study) / SIZE_NAME
+    ends: list[Candidate] = [end for end in (space.base, space.full) if space.is_possible(end)]
+    runs = {end: candidates.run(end, 0, holdout, candidates.race_study) for end in ends}
+    key = " ".join([f"budget={spec.search.budget}", *(run_name(run.spec) for run in runs.values())])
+    sizes: dict[str, Any] = {}
+    if path.is_file():
+        try:
+            sizes = json.loads(path.read_text(encoding="utf-8"))
+            return int(sizes[key]["budget"]), int(sizes[key]["batch"])
+        except (ValueError, TypeError, LookupError):
+            sizes = sizes if isinstance(sizes, dict) else {}
+    parallel = place_runs(list(runs.values())).num_parallel
+    batch = max(BATCH, parallel)
+    if isinstance(budget, float):
+        durations = [record["wall_seconds"] for record in candidates.train(runs).values()]
+        if not durations:
+            raise RunFailed(f"{spec.study}: no end of the search completed; see the logs of the runs")
+        mean = sum(durations) / len(durations)
+        budget = max(len(runs), int(budget * parallel / mean))
+        logger.info(f"search.budget: {budget} runs of about {format_duration(mean)}, {parallel} at once")
+    sizes[key] = {"budget": budget, "batch": batch}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(sizes, indent=1) + "\n").encode())
+    return budget, batch

@@ -1,0 +1,89 @@
+"""What the report of a search says about made-up results of its confirmation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roadmap.analysis.table import Study, read_study
+from roadmap.config.choices import Design
+from roadmap.config.designs import Layout, Member
+from roadmap.records.manifest import add_runs
+from roadmap.report.search import search_sentences
+from tests.helpers import write_run
+
+FOUND, START = ["training_recipe", "stage_ratio", "gelu"], ["training_recipe"]
+FULL = ["training_recipe", "stage_ratio", "patchify_stem", "gelu", "layer_norm"]
+CHANGES = {
+    "stage_ratio": ["training_recipe", "gelu"],
+    "patchify_stem": [*FOUND, "patchify_stem"],
+    "gelu": ["training_recipe", "stage_ratio"],
+    "layer_norm": None,  # above the bound on the cost
+}
+# Top-1 of every network, to which a small deviation is added that depends on the seed and the network.
+TOP1 = {"found": 90.0, "start": 88.0, "full": 89.0, "stage_ratio": 88.0, "patchify_stem": 88.0, "gelu": 90.0}
+
+
+def make_search(folder: Path, top1: dict[str, float | None]) -> Study:
+    networks = {"found": FOUND, "start": START, "full": FULL} | {name: new for name, new in CHANGES.items() if new}
+    runs = []
+    for i, (name, transforms) in enumerate(networks.items()):
+        for seed in range(100, 110):
+            value = top1[name]
+            status = "completed" if value is not None else "diverged"
+            deviation = 0.05 * (seed * (i + 3) % 7)
+            overrides = [f"+transform=[{','.join(transforms)}]", f"seed={seed}"]
+            spec = write_run(folder, None if value is None else value + deviation, *overrides, status=status)
+            spec.study, spec.design.name = "search", Design.search
+            runs.append((spec, overrides))
+    members = [Member(new, name, None if name == "found" else FOUND) for name, new in networks.items()]
+    add_runs(runs, Layout(members))
+    return read_study(folder / "search")
+
+
+def make_result(winner: list[str] = FOUND) -> dict[str, Any]:
+    raced = {"a found network": (winner, [88.0, 90.0]), "a start": (START, [86.0, 87.0])}
+    candidates = [
+        {"transforms": names, "label": label, "mmacs": 3.25, "top1": top1, "estimate": 89.0, "in_race": True}
+        | {"failed": False}
+        for label, (names, top1) in raced.items()
+    ]
+    return {"data": "digits", "start": START, "full": FULL, "changes": CHANGES, "candidates": candidates, "command": ""}
+
+
+def test_each_transform_is_in_the_group_that_its_comparison_decides(tmp_path: Path) -> None:
+    conclusion, *ends = search_sentences(make_search(tmp_path, {**TOP1}), make_result())
+    assert conclusion == (
+        "On digits at this budget: take stage ratio; leave out patchify stem; not resolved ReLU → GELU;"
+        " not compared (above the bound on the cost, impossible or not completed) BN → LN."
+    )
+    assert ends[0] == "Found network: a found network, 3.25 MMACs."
+    assert ends[1].startswith("Gain over the start of the search with fresh seeds on the test set: +") and (
+        ", a gain. In the race it was +2.50. The difference, +" in ends[1]
+    )
+    assert ends[2].endswith(", a gain.") and "the last step" in ends[2]  # not in the race
+
+
+def test_a_change_that_is_better_turns_the_conclusion_around(tmp_path: Path) -> None:
+    better: dict[str, float | None] = {**TOP1, "stage_ratio": 92.0, "patchify_stem": 92.0, "full": 92.0}
+    conclusion, _, _, last, *_ = search_sentences(make_search(tmp_path, better), make_result())
+    assert "take patchify stem; leave out stage ratio; not resolved ReLU → GELU;" in conclusion
+    assert "Gain over the last step with fresh seeds on the test set: -" in last and last.endswith("), a loss.")
+
+
+@pytest.mark.parametrize("without", ["found", "start"])
+def test_networks_whose_runs_diverged_are_not_compared(tmp_path: Path, without: str) -> None:
+    diverged: dict[str, float | None] = {**TOP1, without: None}
+    conclusion, _, start, last, *_ = search_sentences(make_search(tmp_path, diverged), make_result())
+    assert start == "It was not compared with the start of the search, which has no completed runs."
+    if without == "found":
+        assert conclusion.count(":") == 1 and ": not compared (" in conclusion and "take" not in conclusion
+    else:
+        assert "take stage ratio" in conclusion and last.startswith("Gain over the last step")
+
+
+def test_a_search_that_found_nothing_says_so(tmp_path: Path) -> None:
+    sentences = search_sentences(make_search(tmp_path, {**TOP1}), make_result(START))
+    assert sentences[2] == "It is the start of the search: the search found nothing better."
