@@ -1,5 +1,6 @@
-"""Write the generated parts of four pages: configs and costs into docs/steps.md, factors on the learning rate into
-docs/recipes.md, planned times into docs/studies.md, results into reports/README.md.
+"""Write the generated parts of five pages: configs and costs into docs/steps.md, factors on the learning rate into
+docs/recipes.md, planned times into docs/studies.md, predictions into experiments/fashion_mnist.md, results into
+reports/README.md.
 
     python docs/fill.py            # write
     python docs/fill.py --check    # exit with an error if a page is not up to date
@@ -29,6 +30,7 @@ from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schedule import short_run_factor
 from roadmap.models.complexity import Cost, measure_cost
 from roadmap.report.columns import format_value, readable_table
+from roadmap.report.explanations import explanations_table, predictions_table
 from roadmap.report.formats import markdown
 from roadmap.report.wording import agreement_sentences, failure_lines, unchanged_lines
 from roadmap.runtime.gpus import find_gpu, planning_names
@@ -39,7 +41,8 @@ from roadmap.training.workload import count_workload, dataset_sizes
 STEPS_PAGE, RECIPES_PAGE, STUDIES_PAGE = (
     Path(__file__).parent / f"{page}.md" for page in ("steps", "recipes", "studies")
 )
-REPORTS = Path(__file__).parent.parent / "reports"
+ROOT = Path(__file__).parent.parent
+REPORTS, RULE, EXPLANATIONS = ROOT / "reports", ROOT / "experiments/fashion_mnist.md", ROOT / "experiments/why.yaml"
 BASES = ("resnet50", "resnet200")
 PAPER_SCALE = ("base=resnet50", "data=imagenet", "budget=paper", "plan=true")
 
@@ -87,6 +90,11 @@ def fill_studies(text: str) -> str:
     return replace_part(text, "plan", "\n".join(lines))
 
 
+def fill_rule(text: str) -> str:
+    """Return the rule of the published study with the explanations that it tests."""
+    return replace_part(text, "why", predictions_table(EXPLANATIONS))
+
+
 def fill_reports(text: str) -> str:
     """Return the page of reports with the tables of the published studies."""
     for folder, names in re.findall(r"<!-- (\w+)/([\w+]+) -->", text):
@@ -127,6 +135,10 @@ def results(folder: Path, names: str) -> list[str]:
     """Return the table and the notes of a study, of two studies joined by a plus, or of a benchmark's NAME.md."""
     if (folder / f"{names}.md").is_file():
         return [(folder / f"{names}.md").read_text(encoding="utf-8").strip()]
+    if names == "why":
+        standard = ("roadmap", "leave_one_out")  # studies on the test set with rows of the standard setting
+        test = [read_study(folder / name) for name in ("why", *standard)]
+        return [explanations_table(EXPLANATIONS, [read_study(folder / "why_held_out")], test)]
     studies = [read_study(folder / name) for name in names.split("+")]
     notes = [line for study in studies for line in (*unchanged_lines(study), *failure_lines(study))]
     first = studies[0]
@@ -194,6 +206,7 @@ PAGES = {
     STEPS_PAGE: fill_steps,
     RECIPES_PAGE: fill_recipes,
     STUDIES_PAGE: fill_studies,
+    RULE: fill_rule,
     REPORTS / "README.md": fill_reports,
 }
 
