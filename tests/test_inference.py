@@ -23,6 +23,7 @@ from roadmap.data.loaders import eval_loader
 from roadmap.inference import TrainedModel
 from roadmap.models import cpu_kernels
 from roadmap.records.record import run_folder
+from roadmap.records.scores import read_correct
 from roadmap.training.run import run
 from tests.conftest import TINY
 from tests.helpers import make_image_folder, make_spec, write_run
@@ -59,7 +60,7 @@ def test_the_predictions_of_a_loaded_network_agree_with_correct_npy(trained_fold
     probabilities = trained.predict(images)
     assert probabilities.shape == (64, 10) and not trained.model.training
     torch.testing.assert_close(probabilities.sum(1), torch.ones(64))
-    expected = np.load(trained_folder / "correct.npy")
+    expected = read_correct(trained_folder, trained.record["num_test"])
     assert np.array_equal(probabilities.argmax(1).numpy() == np.array(labels), expected)
     assert 0 < expected.sum() < len(expected)
     assert trained.class_names == list("0123456789") == trained.record["classes"]

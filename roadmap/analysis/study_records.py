@@ -11,10 +11,10 @@ from roadmap.config.datasets import root_decides_result
 from roadmap.config.names import one_line
 from roadmap.config.roadmaps import Roadmap, load_roadmap
 from roadmap.config.schema import SpecError
-from roadmap.records.check import read_scores
 from roadmap.records.evaluation import read_evaluation
 from roadmap.records.manifest import MANIFEST_NAME, Manifest, read_manifest, setting_overrides
 from roadmap.records.record import FAILED, FORMAT, RUNS_FOLDER, InvalidRecordError, load_record
+from roadmap.records.scores import read_scores
 
 Records = list[dict[str, Any]]
 MAX_NAMED = 10  # files of one kind in the notes of a report
@@ -62,7 +62,7 @@ def read_study_records(
         raise SpecError("; ".join([f"{folder}: contains no records of runs", *problems, *invalid[:1], *_hint(folder)]))
     records, of_format = _of_newest_format(records)
     problems += of_format
-    scores = [read_scores(record.pop("folder"), record.get("top1")) for record in records]
+    scores = [read_scores(record.pop("folder"), record) for record in records]
     without_images = [
         f"{RUNS_FOLDER}/{record['run']}/correct.npy {score.problem}"
         for record, score in zip(records, scores, strict=True)

@@ -32,6 +32,7 @@ from roadmap.models.network import build_network
 from roadmap.records.evaluation import read_evaluation
 from roadmap.records.manifest import MANIFEST_NAME, read_manifest
 from roadmap.records.record import COMPLETED, RUNS_FOLDER, read_record
+from roadmap.records.scores import read_correct
 from roadmap.runtime.files import write_atomically
 from roadmap.training.device import choose_device
 
@@ -255,9 +256,11 @@ def _path(options: argparse.Namespace, trained: TrainedModel, data: DataSpec, is
 def _num_different(trained: TrainedModel, correct: np.ndarray) -> int | None:
     """Return on how many test images the result differs from that of the run's own evaluation."""
     assert trained.folder is not None
-    path = trained.folder / "correct.npy"
-    recorded = np.load(path) if path.is_file() else None
-    return None if recorded is None or recorded.shape != correct.shape else int((recorded != correct).sum())
+    try:
+        recorded = read_correct(trained.folder, trained.record["num_test"])
+    except ValueError:
+        return None
+    return None if recorded.shape != correct.shape else int((recorded != correct).sum())
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -12,8 +12,8 @@ from scipy.stats import binomtest
 
 from roadmap.analysis.statistics import t_interval
 from roadmap.inference import TrainedModel
-from roadmap.records.check import read_scores
 from roadmap.records.record import COMPLETED, read_record
+from roadmap.records.scores import read_scores
 
 RECIPE = (  # field of the recipe, and its name in the card
     ("optimizer", "optimizer"), ("schedule", "schedule of the learning rate"), ("weight_decay", "weight decay"),
@@ -139,7 +139,7 @@ def _results(trained: TrainedModel) -> str:
 
 
 def _interval_over_images(record: dict[str, Any], folder: Path) -> str:
-    scores = read_scores(folder, record["top1"])
+    scores = read_scores(folder, record)
     if scores.problem is not None:
         return ""
     correct = scores.values > 0

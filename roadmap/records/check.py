@@ -1,20 +1,13 @@
-"""Checks of the content of record.json, study.json and correct.npy. Every reader relies on them.
+"""Checks of the content of record.json and study.json. Every reader relies on them.
 
 Only `check_record` and `check_manifest` define which fields readers need.
 """
 
 from __future__ import annotations
 
-import math
 import shlex
-import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from tokenize import TokenError
-from typing import Any, NamedTuple
-from zipfile import BadZipFile
-
-import numpy as np
+from typing import Any
 
 from roadmap.config.choices import Design
 
@@ -187,35 +180,3 @@ def _is_encodable(value: Any) -> bool:
     if isinstance(value, list):
         return all(map(_is_encodable, value))
     return not isinstance(value, str) or not any("\ud800" <= sign <= "\udfff" for sign in value)
-
-
-class Scores(NamedTuple):
-    """The score of a run on each test image, 0 or 100; only the accuracy if correct.npy cannot be used."""
-
-    values: np.ndarray
-    problem: str | None = None  # why correct.npy cannot be used
-
-
-# What NumPy raises for a damaged file; with mmap_mode, a header with a too large shape is a ValueError.
-DAMAGED = (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, BadZipFile, TokenError)
-
-
-def read_scores(folder: Path, top1: float | None) -> Scores:
-    """Return the scores in the correct.npy of a run's folder. `top1` is the accuracy in the run's record."""
-    accuracy = np.array([math.nan if top1 is None else top1])
-    if top1 is None:
-        return Scores(accuracy)
-    path = folder / "correct.npy"
-    try:
-        if not path.is_file():  # reading a pipe would block
-            return Scores(accuracy, "is missing")
-        with warnings.catch_warnings(action="ignore"):  # warnings about files of Python 2
-            content = np.load(path, mmap_mode="r", allow_pickle=False)
-    except DAMAGED:
-        return Scores(accuracy, "cannot be read")
-    if not isinstance(content, np.ndarray) or content.ndim != 1 or content.dtype != np.bool_ or not content.size:
-        return Scores(accuracy, "is not a list of true and false")
-    scores = 100.0 * content
-    if abs(scores.mean() - top1) >= 1e-3:
-        return Scores(accuracy, "does not have the accuracy of record.json")
-    return Scores(scores)

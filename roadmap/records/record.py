@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ READABLE_FORMATS = (3, FORMAT)  # of records that can be read; format 3: the tra
 COMPLETED, DIVERGED, FAILED = "completed", "diverged", "failed"
 FINISHED = (COMPLETED, DIVERGED)  # another attempt would give the same result; a failed run is retried
 CHECKPOINT_NAME = "checkpoint.pt"
+EPOCH = re.compile(r'\{\s+"epoch": (?:"\w+": |[^{}"])*\}')  # an entry of `curve` in the text of a record
 RUNS_FOLDER = "runs"  # folder in `out` with the runs of all studies; also the study of commands that name none
 # Fields that do not determine the result: paths, names, the device, checkpoints, how a sweep runs.
 NOT_HASHED = (
@@ -209,6 +211,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
     because the run no longer trains."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_nonfinite_to_none(record), indent=1, allow_nan=False, ensure_ascii=False)
+    text = EPOCH.sub(lambda match: " ".join(match[0].split()), text)  # a line for each epoch
     write_atomically(folder / "record.json", text.encode() + b"\n")
     remove_progress(folder)
 

@@ -164,7 +164,7 @@ def _resources(forecast: Forecast, runs: Sequence[PlannedRun]) -> list[str]:
         lines.append(f"memory: {_gib(need.needed)} of {_gib(need.available)}{parts} ({forecast.largest}){fits}")
     works = [work for run in runs if (work := forecast.workloads.get(config_hash(run.spec))) is not None]
     if works:
-        size = sum(RECORD_BYTES + work.num_test + work.weights_bytes for work in works)
+        size = sum(RECORD_BYTES + work.num_test / 8 + work.weights_bytes for work in works)
         # While a checkpoint is written, the two before it are still there.
         checkpoints = 3 * max(work.checkpoint_bytes for work in works)
         lines.append(f"disk: {_gib(size)} for the results, and up to {_gib(checkpoints)} for each run that trains")

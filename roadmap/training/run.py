@@ -40,6 +40,7 @@ from roadmap.records.record import (
     run_folder,
     write_record,
 )
+from roadmap.records.scores import SCORES_NAME, pack_correct
 from roadmap.runtime import distributed, lock
 from roadmap.runtime.files import write_atomically
 from roadmap.runtime.logs import also_log_to, logger, write_line
@@ -178,7 +179,7 @@ def _train_and_record(
         keep_previous_record(folder)  # for a repeated run that failed before its start
         results: dict[str, np.ndarray | dict[str, Any]] = {}
         if trainer is not None and metrics.evaluation is not None:
-            results["correct.npy"] = metrics.evaluation.correct
+            results[SCORES_NAME] = pack_correct(metrics.evaluation.correct)
             if spec.save_weights:
                 results["model.pt"] = trainer.model.state_dict()
                 if trainer.ema is not None:

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from roadmap.config.schema import SpecError
-from roadmap.records.check import check_manifest, check_record, read_scores
+from roadmap.records.check import check_manifest, check_record
 from roadmap.records.manifest import read_manifest
 from roadmap.records.record import InvalidRecordError, load_record, read_record
+from roadmap.records.scores import pack_correct, read_scores
 from tests.conftest import ROOT
 from tests.records.damage import damaged_copies, keys_of, small_record
 
@@ -34,7 +35,7 @@ def record() -> dict[str, Any]:
 def test_published_records_and_studies_are_valid() -> None:
     for folder in sorted((PUBLISHED / "runs").iterdir())[::20]:
         content = load_record(folder)
-        assert content is not None and read_scores(folder, content["top1"]).problem is None
+        assert content is not None and read_scores(folder, content).problem is None
     for path in PUBLISHED.glob("*/study.json"):
         assert check_manifest(json.loads(path.read_text())) is None
 
@@ -88,7 +89,7 @@ def test_the_check_of_a_damaged_study_list_raises_nothing(tmp_path: Path) -> Non
 
 
 def scores_problem(folder: Path) -> str | None:
-    scores = read_scores(folder, 50.0)
+    scores = read_scores(folder, {"top1": 50.0, "num_test": 100})
     assert (scores.values.shape == (1,)) is (scores.problem is not None)
     return scores.problem
 
@@ -103,7 +104,15 @@ def test_a_damaged_list_of_correct_images_leaves_the_accuracy(tmp_path: Path) ->
         assert scores_problem(tmp_path) in ("is not a list of true and false", "cannot be read")
     np.save(path, ~correct[:10])
     assert scores_problem(tmp_path) == "does not have the accuracy of record.json"
-    np.save(path, correct)
+    np.save(path, pack_correct(~correct & (np.arange(100) < 99)))
+    assert scores_problem(tmp_path) == "does not have the accuracy of record.json"
+    for packed in (pack_correct(correct[:90]), pack_correct(correct)[None]):
+        np.save(path, packed)
+        assert scores_problem(tmp_path) == "is not a list of true and false"
+    np.save(path, pack_correct(correct))
+    assert scores_problem(tmp_path) is None
+    assert read_scores(tmp_path, {"top1": 50.0}).problem == "is not a list of true and false"  # of how many images?
+    np.save(path, correct)  # of an earlier version
     assert scores_problem(tmp_path) is None
     whole, generator = path.read_bytes(), random.Random(0)
     for size in range(0, len(whole), 7):
