@@ -257,7 +257,7 @@ def _num_different(trained: TrainedModel, correct: np.ndarray) -> int | None:
     """Return on how many test images the result differs from that of the run's own evaluation."""
     assert trained.folder is not None
     try:
-        recorded = read_correct(trained.folder, trained.record["num_test"])
+        recorded = read_correct(trained.folder, trained.record.get("num_test"))
     except ValueError:
         return None
     return None if recorded.shape != correct.shape else int((recorded != correct).sum())
