@@ -1,6 +1,6 @@
-"""Write the generated parts of five pages: configs and costs into docs/steps.md, factors on the learning rate into
+"""Write the generated parts of eight pages: configs and costs into docs/steps.md, factors on the learning rate into
 docs/recipes.md, planned times into docs/studies.md, predictions into experiments/fashion_mnist.md, results into
-reports/README.md.
+README.md, docs/small-data.md and the README.md files in reports/.
 
     python docs/fill.py            # write
     python docs/fill.py --check    # exit with an error if a page is not up to date
@@ -12,15 +12,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import defaultdict
 from functools import cache
-from itertools import combinations
 from pathlib import Path
-from statistics import mean
 
-import pandas as pd
+from published import EXPLANATIONS, results
 
-from roadmap.analysis.table import Study, read_study
 from roadmap.config.choices import Precision
 from roadmap.config.compose import compose, compose_network
 from roadmap.config.datasets import KNOWN_DATASETS
@@ -29,10 +25,7 @@ from roadmap.config.paths import CONF
 from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schedule import short_run_factor
 from roadmap.models.complexity import Cost, measure_cost
-from roadmap.report.columns import format_value, readable_table
-from roadmap.report.explanations import explanations_table, predictions_table
-from roadmap.report.formats import markdown
-from roadmap.report.wording import agreement_sentences, failure_lines, unchanged_lines
+from roadmap.report.explanations import predictions_table
 from roadmap.runtime.gpus import find_gpu, planning_names
 from roadmap.sweep.estimate import GPU_COUNTS, shortest_time
 from roadmap.sweep.forecast import seconds_on_gpu
@@ -42,7 +35,7 @@ STEPS_PAGE, RECIPES_PAGE, STUDIES_PAGE = (
     Path(__file__).parent / f"{page}.md" for page in ("steps", "recipes", "studies")
 )
 ROOT = Path(__file__).parent.parent
-REPORTS, RULE, EXPLANATIONS = ROOT / "reports", ROOT / "experiments/fashion_mnist.md", ROOT / "experiments/why.yaml"
+REPORTS, RULE = ROOT / "reports", ROOT / "experiments/fashion_mnist.md"
 BASES = ("resnet50", "resnet200")
 PAPER_SCALE = ("base=resnet50", "data=imagenet", "budget=paper", "plan=true")
 
@@ -95,9 +88,9 @@ def fill_rule(text: str) -> str:
     return replace_part(text, "why", predictions_table(EXPLANATIONS))
 
 
-def fill_reports(text: str) -> str:
-    """Return the page of reports with the tables of the published studies."""
-    for folder, names in re.findall(r"<!-- (\w+)/([\w+]+) -->", text):
+def fill_results(text: str) -> str:
+    """Return a page with the tables of the published studies."""
+    for folder, names in re.findall(r"<!-- (\w+)/([\w+:-]+) -->", text):
         text = replace_part(text, f"{folder}/{names}", "\n\n".join(results(REPORTS / folder, names)))
     return text
 
@@ -131,83 +124,15 @@ def cost_of(step: str, base: str) -> Cost:
     return measure_cost(compose_network(step, base), 224)
 
 
-def results(folder: Path, names: str) -> list[str]:
-    """Return the table and the notes of a study, of two studies joined by a plus, or of a benchmark's NAME.md."""
-    if (folder / f"{names}.md").is_file():
-        return [(folder / f"{names}.md").read_text(encoding="utf-8").strip()]
-    if names == "why":
-        standard = ("roadmap", "leave_one_out")  # studies on the test set with rows of the standard setting
-        test = [read_study(folder / name) for name in ("why", *standard)]
-        return [explanations_table(EXPLANATIONS, [read_study(folder / "why_held_out")], test)]
-    studies = [read_study(folder / name) for name in names.split("+")]
-    notes = [line for study in studies for line in (*unchanged_lines(study), *failure_lines(study))]
-    first = studies[0]
-    if first.manifest.design != "grid":
-        return [table_of_parts(pd.concat([study.table for study in studies], ignore_index=True)), *notes]
-    if len({row.setting for row in first.rows}) > 1:
-        return [table_of_settings(first), *notes]
-    return [table_of_steps(first.table), *agreement_sentences(first), loss_and_accuracy(first), *notes]
-
-
-def table_of_steps(table: pd.DataFrame) -> str:
-    """Return the rows of a roadmap as Markdown, with the gains of the paper."""
-    shown = readable_table(table)[["step", "top-1 (%)", "gain", "95 % interval", "p (Holm)", "verdict"]]
-    printed = table.set_index("label")["paper_top1"]
-    paper_gains = table["paper_top1"] - table["against"].map(printed)
-    shown["gain in the paper"] = [format_value("{:+.2f}", gain) for gain in paper_gains]
-    shown["MMACs"] = [f"{1000 * gmacs:.2f}" for gmacs in table["gmacs"]]
-    return markdown(shown, []).strip()
-
-
-def table_of_settings(study: Study) -> str:
-    """Return the gains of a roadmap at several settings as Markdown, one line for each step."""
-    shown = readable_table(study.table)
-    cells: dict[str, dict[str, str]] = defaultdict(dict)
-    for row, other, line in zip(study.rows, study.against, shown.to_dict("records"), strict=True):
-        step, column = row.label.removesuffix(row.setting).strip(), row.setting or "as in the study"
-        if other is None:
-            cells[f"{step}: top-1 (%)"][column] = line["top-1 (%)"]
-        else:
-            cells[step][column] = f"{line['gain']} ({line['95 % interval']})"
-    table = pd.DataFrame.from_dict(cells, orient="index").rename_axis("step").reset_index().fillna("")
-    return markdown(table, []).strip()
-
-
-def table_of_parts(table: pd.DataFrame) -> str:
-    """Return the rows of studies that add parts and leave them out as Markdown, one line for each part."""
-    cells: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
-    for row in readable_table(table).to_dict("records"):
-        change, part = row["step"].split(" ", 1)  # as "with AdamW", "without AdamW", "nothing added"
-        if change == "nothing":
-            cells["nothing: top-1 (%)"][part] = row["top-1 (%)"], ""
-        else:
-            cells[part]["added" if change == "with" else "left out"] = row["gain"], row["95 % interval"]
-    lines = [(part, *sides.get("added", ("", "")), *sides.get("left out", ("", ""))) for part, sides in cells.items()]
-    columns = ["step", "added", "95 % interval", "left out", "95 % interval"]
-    return markdown(pd.DataFrame(lines, columns=columns), []).strip()
-
-
-def loss_and_accuracy(study: Study) -> str:
-    """Return how often, of two networks, the one with the lower training loss is the more accurate one."""
-    points = []
-    for row in study.rows:
-        if "training_recipe" in row.transforms and row.completed:  # losses of different recipes cannot be compared
-            loss = mean(record["curve"][-1]["train_loss"] for record in row.completed)
-            points.append((loss, mean(row.top1)))
-    pairs = list(combinations(sorted(points), 2))
-    agreeing = sum(first[1] > second[1] for first, second in pairs)
-    return (
-        f"Of two networks with the enhanced recipe, the one with the lower training loss in the last epoch is the more"
-        f" accurate one in {agreeing} of {len(pairs)} pairs."
-    )
-
-
 PAGES = {
     STEPS_PAGE: fill_steps,
     RECIPES_PAGE: fill_recipes,
     STUDIES_PAGE: fill_studies,
     RULE: fill_rule,
-    REPORTS / "README.md": fill_reports,
+    ROOT / "README.md": fill_results,
+    ROOT / "docs/small-data.md": fill_results,
+    REPORTS / "README.md": fill_results,
+    REPORTS / "fashion_mnist/README.md": fill_results,
 }
 
 
