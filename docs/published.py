@@ -22,12 +22,15 @@ from roadmap.report.wording import agreement_sentences, failure_lines, unchanged
 EXPLANATIONS = Path(__file__).parent.parent / "experiments/why.yaml"
 
 
+_FORMS = {"change": "{:+.2f}"}
+
+
 def results(folder: Path, names: str) -> list[str]:
     """Return the table and the notes of published studies as paragraphs.
 
     `names` is a study, two studies of parts joined by a plus, a benchmark NAME whose table is in NAME.md, `why` for the
-    table of explanations, `STUDY:summary` for the rows of a roadmap that a reader needs first, or `STUDY:top1` for a line
-    for each step and a column for each setting.
+    table of explanations, `STUDY:summary` for the rows of a roadmap that a reader needs first, or `STUDY:top1` for top-1
+    of each step at each setting.
     """
     name, _, form = names.partition(":")
     if (folder / f"{name}.md").is_file():
@@ -64,7 +67,7 @@ def summary(study: Study) -> pd.DataFrame:
 
 
 def table_of_steps(study: Study, table: pd.DataFrame) -> str:
-    """Return rows of the study's table as Markdown, with multiply-adds, and the gains of the paper where it has them."""
+    """Return rows of the study's table as Markdown, with multiply-adds and, if known, the gains in the paper."""
     shown = readable_table(table)[["step", "top-1 (%)", "gain", "95 % interval", "p (Holm)", "verdict"]]
     printed = study.table.set_index("label")["paper_top1"]
     paper_gains = table["paper_top1"] - table["against"].map(printed)
