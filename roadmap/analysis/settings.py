@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 Groups = Sequence[list[dict[str, Any]]]  # the records of each row
-PATHS = re.compile(r"(?P<field>\+*(?:data\.root|weights)=)(?P<path>(?!timm/).*)")
+PATHS = re.compile(r"(?P<field>\+*(?:data\.root|weights|tuned)=)(?P<path>(?!timm/).*)")
 
 
 def settings_of(groups: Groups) -> dict[str, str]:
@@ -30,6 +30,11 @@ def settings_of(groups: Groups) -> dict[str, str]:
             settings[key] = f"{settings[key]} config={key}".strip()
         used.add((group[0]["name"], settings[key]))
     return settings
+
+
+def without_folders(setting: str) -> str:
+    """Return a setting as a person writes it with the last part of each path only, as `settings_of` shows it."""
+    return " ".join(_shorten(word, 1) for word in setting.split())
 
 
 def _without_paths(settings: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:

@@ -27,7 +27,10 @@ MANIFEST_NAME = "study.json"
 NETWORK_GROUPS = ("step", "transform", "ingredient")  # config groups whose overrides choose the network or its recipe
 # Fields and groups whose overrides choose the network, the seed, or where and how a run computes: they are not part of
 # the setting under which a study compares its runs.
-NOT_IN_SETTING = (*NETWORK_GROUPS, *(name for name in NOT_HASHED if name != "base"), "hydra", "--config-dir", "-cd")
+IN_SETTING = ("base", "tuned")  # not hashed, because the hash has the values that they choose
+NOT_IN_SETTING = (
+    *NETWORK_GROUPS, *(name for name in NOT_HASHED if name not in IN_SETTING), "hydra", "--config-dir", "-cd",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from roadmap.analysis.gaps import Gap, Network, change_of_gap, measure_gap, verdict
+from roadmap.analysis.settings import without_folders
 from roadmap.analysis.statistics import Difference
 from roadmap.analysis.table import Study
 from roadmap.config.files import read_yaml
@@ -45,7 +46,8 @@ def read_explanations(path: Path) -> tuple[Gap, list[Explanation]]:
         setting, without = entry.get("setting", ""), entry.get("without", [])
         if entry["change"] not in CHANGES or not network >= set(without):
             raise SpecError(f"{path}: {entry['because']}: change must be one of {CHANGES}, without of the network")
-        gap = Gap(Network(network - set(without), setting), Network(other, setting))
+        row_setting = without_folders(setting)
+        gap = Gap(Network(network - set(without), row_setting), Network(other, row_setting))
         shown = setting or f"without {load_roadmap().joined_labels(without)}"
         explanations.append(Explanation(entry["because"], shown, gap, entry["change"]))
     return Gap(Network(network), Network(other)), explanations

@@ -80,6 +80,9 @@ def test_each_step_gets_its_own_best_values_in_a_later_study() -> None:
     rates = {row.name: row.records[0]["config"]["recipe"]["lr"] for row in table.rows}
     assert rates == {"baseline": best["baseline"]["recipe.lr"], "stage_ratio": 0.004, "gelu": best["gelu"]["recipe.lr"]}
     assert all("tuned=reports/tune/best.json" in record["command"] for record in table.records)
+    assert call_main("-m", "+step=baseline,gelu", *sweep[2:]).code == 0  # the same networks with the recipe's values
+    rows = read_study(Path("experiments/later")).rows
+    assert [row.setting for row in rows] == ["", "", *["tuned=best.json"] * 3]
 
 
 @pytest.mark.slow
