@@ -9,13 +9,13 @@ import argparse
 import itertools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
 
 from benchmarks.tables import print_header, print_row
-from roadmap.analysis.racing import Candidate, Job, Race, Space
+from roadmap.analysis.racing import Candidate, Job, Race, Space, round_size
 from roadmap.analysis.statistics import Array
 
 EFFECT = 0.8  # standard deviation of the effects of transforms and of pairs, points of top-1
@@ -35,16 +35,25 @@ class Surface:
     pairs: Array  # (transforms, transforms), of two transforms together; upper triangle
     noise: float  # standard deviation over seeds, points of top-1
     seed: int
+    triples: Mapping[tuple[int, ...], float] = field(default_factory=dict)  # effects of three transforms together
 
     @classmethod
-    def sample(cls, seed: int, num_transforms: int, noise: float, effect: float = EFFECT) -> Surface:
-        """Return a random surface: as many pairs as transforms have an effect of their own."""
+    def sample(
+        cls, seed: int, num_transforms: int, noise: float, effect: float = EFFECT, num_triples: int = 0
+    ) -> Surface:
+        """Return a random surface: as many pairs as transforms, and `num_triples`, have an effect of their own.
+
+        The race expects effects of transforms and of pairs, and none of triples.
+        """
         rng = np.random.default_rng([seed, 0])
         effects, pairs = rng.normal(0, effect, num_transforms), np.zeros((num_transforms, num_transforms))
         first, second = np.triu_indices(num_transforms, 1)
         chosen = rng.choice(len(first), size=num_transforms, replace=False)
         pairs[first[chosen], second[chosen]] = rng.normal(0, effect, num_transforms)
-        return cls(tuple(f"t{i}" for i in range(num_transforms)), effects, pairs, noise, seed)
+        rng = np.random.default_rng([seed, 3])
+        chosen = [tuple(rng.choice(num_transforms, size=3, replace=False).tolist()) for _ in range(num_triples)]
+        triples = dict(zip(chosen, rng.normal(0, effect, num_triples).tolist(), strict=True))
+        return cls(tuple(f"t{i}" for i in range(num_transforms)), effects, pairs, noise, seed, triples)
 
     @property
     def space(self) -> Space:
@@ -54,7 +63,8 @@ class Surface:
     def values(self, candidates: Sequence[Candidate]) -> Array:
         """Return the true top-1 of each candidate, percent."""
         chosen = np.array([[name in candidate for name in self.names] for candidate in candidates], float)
-        return cast(Array, 90 + chosen @ self.effects + np.einsum("ci,ij,cj->c", chosen, self.pairs, chosen))
+        triples = sum(effect * chosen[:, list(names)].prod(axis=1) for names, effect in self.triples.items())
+        return cast(Array, 90 + chosen @ self.effects + np.einsum("ci,ij,cj->c", chosen, self.pairs, chosen) + triples)
 
     def best(self) -> float:
         """Return the highest true top-1 of all combinations."""
@@ -74,11 +84,17 @@ class Surface:
         return float(np.mean(list(self.evaluate([(candidate, seed) for seed in range(num_seeds)]).values())))
 
 
-def race(surface: Surface, budget: int) -> Candidate:
+def race(surface: Surface, budget: int, num_parallel: int = 2) -> Candidate:
     """The search of `+study=search`."""
-    search = Race(surface.space, budget, surface.seed)
+    space = surface.space
+    search = Race(space, budget, surface.seed, round_size(budget, len(space.first_candidates()), num_parallel))
     search.run(surface.evaluate)
     return search.ranking()[0]
+
+
+def race_64_at_once(surface: Surface, budget: int) -> Candidate:
+    """The same on a machine that trains 64 runs at once."""
+    return race(surface, budget, 64)
 
 
 def one_pass_greedy(surface: Surface, budget: int) -> Candidate:
@@ -122,6 +138,7 @@ def random_search_3_seeds(surface: Surface, budget: int) -> Candidate:
 
 SEARCHES: dict[str, Search] = {
     "race": race,
+    "race, 64 runs at once": race_64_at_once,
     "one-pass greedy": one_pass_greedy,
     "forward selection": forward_selection,
     "random, 1 seed": random_search,
@@ -142,10 +159,14 @@ def share_found(regret: Array) -> float:
 
 def compare_searches(options: argparse.Namespace) -> None:
     """Print how often each search finds the best of 4,096 combinations of 12 transforms with interactions."""
-    print_header("noise (points)", "runs", "search", ">best found", f">within {NEAR} points", ">mean distance (points)")
-    for noise, budget in itertools.product(NOISES, BUDGETS):
-        surfaces = [Surface.sample(seed, 12, noise) for seed in range(options.surfaces)]
+    print_header(
+        *("triples", "noise (points)", "runs", "search"),
+        *(">best found", f">within {NEAR} points", ">mean distance (points)"),
+    )
+    cases = [*itertools.product((0,), NOISES, BUDGETS), *itertools.product((12,), (0.4,), BUDGETS)]
+    for triples, noise, budget in cases:
+        surfaces = [Surface.sample(seed, 12, noise, num_triples=triples) for seed in range(options.surfaces)]
         for name, search in SEARCHES.items():
             regret = regrets(search, surfaces, budget)
             cells = [f"{share_found(regret):.0%}", f"{np.mean(regret < NEAR):.0%}", f"{regret.mean():.2f}"]
-            print_row([f"{noise}", f"{budget}", name, *cells])
+            print_row([f"{triples}", f"{noise}", f"{budget}", name, *cells])

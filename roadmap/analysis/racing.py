@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import stats
 from sklearn.linear_model import BayesianRidge
+from threadpoolctl import threadpool_limits
 
 from roadmap.analysis.statistics import Array
 from roadmap.config.roadmaps import with_needs, without_unmet_needs
@@ -28,7 +29,8 @@ Candidate = frozenset[str]
 Job = tuple[Candidate, int]  # a candidate and a seed
 Evaluate = Callable[[Sequence[Job]], Mapping[Job, float]]  # top-1 in percent; without the jobs that failed
 
-BATCH = 4  # runs of a round
+BATCH = 4  # runs of a round, at least
+LEAST_ROUNDS = 12  # after the first candidates: a round decides by the results of those before it
 MOST_SEEDS = 10  # of a candidate
 DROP_LEVEL = 0.05  # of the one-sided test with which a candidate leaves the race
 NUM_PARENTS = 8  # candidates in the race, those with the best estimates, whose neighbours may be tried
@@ -147,7 +149,7 @@ class Race:
     space: Space
     budget: int  # runs
     seed: int = 0  # of the random draws
-    batch: int = BATCH  # runs of a round
+    batch: int = BATCH  # runs of a round; see `round_size`
     results: dict[Candidate, dict[int, float]] = field(default_factory=dict)  # top-1 by seed
     dropped: set[Candidate] = field(default_factory=set)  # clearly worse, or without the result of a run
     failed: set[Candidate] = field(default_factory=set)  # those of them without the result of a run
@@ -159,10 +161,11 @@ class Race:
         The same results give the same search. Raises NoResultError if no run completed.
         """
         rng = np.random.default_rng(self.seed)
-        self._train([(candidate, 0) for candidate in self.space.first_candidates()], evaluate)
-        while jobs := self._next_jobs(rng):
-            self._train(jobs, evaluate)
-            self._drop()
+        with threadpool_limits(1, "blas"):  # its matrices are small, and sums do not depend on the number of cores
+            self._train([(candidate, 0) for candidate in self.space.first_candidates()], evaluate)
+            while jobs := self._next_jobs(rng):
+                self._train(jobs, evaluate)
+                self._drop()
 
     def ranking(self) -> list[Candidate]:
         """Return the candidates that are still in the race, the best estimate first."""
@@ -218,6 +221,12 @@ class Race:
                 error = deviation * math.sqrt(2 / len(seeds))
                 if stats.t.cdf(difference / error, freedom) < DROP_LEVEL:
                     self.dropped.add(candidate)
+
+
+def round_size(budget: int, num_first: int, num_parallel: int) -> int:
+    """Return the runs of each round: as many as train at once, if the budget is large enough for LEAST_ROUNDS of them
+    after the first candidates."""
+    return max(BATCH, min(num_parallel, (budget - num_first) // LEAST_ROUNDS))
 
 
 def steps_to(winner: Candidate, race: Race) -> list[list[str]]:

@@ -176,6 +176,14 @@ def decide(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return decided
 
 
+def describe(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Return the comparisons of a study that supports no claim: differences and intervals without p."""
+    return [
+        replace(c, p=math.nan, p_images=math.nan, smallest_p=math.nan, verdict=DESCRIPTIVE if c.n else "")
+        for c in comparisons
+    ]
+
+
 def adjust_holm(p_values: list[float]) -> list[float]:
     """Return the p values after Holm's correction. NaN stays NaN and is not counted."""
     from statsmodels.stats.multitest import multipletests

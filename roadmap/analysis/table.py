@@ -109,7 +109,8 @@ def analyze(name: str, manifest: Manifest, records: Records, num_runs: int, road
     rows = _rows(records, roadmap, {frozenset(member.transforms): member for member in manifest.layout.members})
     against = [_compared_with(row, rows, manifest) for row in rows]
     pairs = [(rows[i], rows[j]) for i, j in enumerate(against) if j is not None]
-    decided = iter(statistics.decide([statistics.compare(*_scores(after, before)) for after, before in pairs]))
+    conclude = statistics.describe if manifest.is_descriptive else statistics.decide
+    decided = iter(conclude([statistics.compare(*_scores(after, before)) for after, before in pairs]))
     comparisons = [None if j is None else next(decided) for j in against]
     table = _make_table(rows, against, comparisons, roadmap)
     return Study(name, manifest, rows, against, comparisons, num_runs - len(records), roadmap, table)

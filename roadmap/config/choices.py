@@ -75,7 +75,9 @@ class Design(Enum):
     add_one_in = "add_one_in"
     attribution = "attribution"
     recipe = "recipe"
-    search = "search"
+    search = "search"  # the last three are those of the studies that a search writes
+    search_found = "search_found"
+    search_race = "search_race"
 
 
 class Sampler(Enum):

@@ -16,6 +16,7 @@ from roadmap.config.roadmaps import Roadmap
 from roadmap.config.schema import DesignSpec, SpecError
 
 TransformNames = list[str]
+SEARCH_DESIGNS = (Design.search, Design.search_found, Design.search_race)
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,9 @@ def study_layout(design: DesignSpec, roadmap: Roadmap) -> Layout:
     """Return the networks of `design`. Raises SpecError for an unknown step and where no network would differ."""
     if design.name is Design.grid:
         return Layout()
-    if design.name is Design.search:
-        raise SpecError("design.name=search: belongs to the studies that +study=search writes; leave it out")
+    if design.name in SEARCH_DESIGNS:
+        message = "belongs to the studies that +study=search writes; leave it out"
+        raise SpecError(f"design.name={design.name.value}: {message}")
     if design.name is Design.recipe:
         ingredients = list(roadmap.ingredients)
         parts = _add_one_in([], ingredients, roadmap) + _leave_one_out(["training_recipe"], ingredients, roadmap)

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from roadmap.config.choices import Design
 from roadmap.config.designs import Layout, Member
 from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schema import DEFAULT_ROADMAP, RunSpec, SpecError
@@ -44,6 +45,17 @@ class Manifest:
     runs: dict[str, list[str]] = field(default_factory=dict)  # name of the run's folder -> setting: ["budget.epochs=3"]
     roadmap: str = DEFAULT_ROADMAP  # of all runs; study.json has it only if it is another one
     roadmap_files: dict[str, str] = field(default_factory=dict)  # `Roadmap.own_files`, so that a report needs no others
+
+    @property
+    def is_path(self) -> bool:
+        """Whether each row builds on an earlier one, as along a roadmap."""
+        return self.design in (Design.grid.value, Design.search_found.value, Design.search_race.value)
+
+    @property
+    def is_descriptive(self) -> bool:
+        """Whether the study supports no claim: a race chooses by its results what it trains, and the roadmap that a
+        search found has the runs with which its claims were tested already."""
+        return self.design in (Design.search_found.value, Design.search_race.value)
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -94,7 +106,8 @@ def add_runs(runs: Sequence[tuple[RunSpec, list[str]]], layout: Layout, replace:
             names = {run_name(run_spec) for run_spec, _ in runs}
             if replace and (before.runs.keys() != names or before.layout != layout):
                 before = Manifest(spec.study)
-            design, layout = _merge_layouts(before, spec.design.name.value if layout.members else "grid", layout)
+            has_design = layout.members or spec.design.name is Design.search_race
+            design, layout = _merge_layouts(before, (spec.design.name if has_design else Design.grid).value, layout)
         except SpecError:
             lock.remove_empty(folder)
             raise
@@ -135,10 +148,10 @@ def _content(manifest: Manifest) -> dict[str, Any]:
 def _merge_layouts(before: Manifest, design: str, layout: Layout) -> tuple[str, Layout]:
     """Return one design and layout for the runs of before and the new ones. Runs without a design can join any study;
     an attribution can be extended by more orders."""
-    if not layout.members or layout == before.layout:
-        return before.design, before.layout
     if not before.runs:
         return design, layout
+    if not layout.members or layout == before.layout:
+        return before.design, before.layout
     longer, shorter = sorted((layout, before.layout), key=lambda candidate: -len(candidate.orders))
     if before.design == design and shorter.orders and longer.orders[: len(shorter.orders)] == shorter.orders:
         return design, longer

@@ -50,7 +50,7 @@ def draw_study(study: Study, title: str, paths: list[Path]) -> None:
     A sweep over steps also gets the paper's accuracies, and one line of multiply-adds for each setting. In the other
     designs each network is a variation of the same network, so that a line between them has no meaning.
     """
-    table, is_roadmap = study.table, study.manifest.design == "grid"
+    table, is_roadmap = study.table, study.manifest.is_path
     groups = [row.setting if is_roadmap else row.label for row in study.rows]
     labels = wrap_labels(table["label"])
     with figure_style():

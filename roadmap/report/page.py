@@ -85,7 +85,7 @@ def write_page(
 def _caption(study: Study, shapley_lines: list[Line]) -> str:
     if shapley_lines:
         return SHAPLEY_CAPTION
-    return ROADMAP_CAPTION if study.manifest.design == "grid" else DESIGN_CAPTION
+    return ROADMAP_CAPTION if study.manifest.is_path else DESIGN_CAPTION
 
 
 def _sort_value(column: Column, line: Line) -> str:

@@ -69,7 +69,10 @@ def search_sentences(study: Study, result: dict[str, Any]) -> list[str]:
     front = candidates_table(result).query("on_front").sort_values("mmacs")
     points = ", ".join(f"{line.label} ({line.mmacs:.3g} MMACs, {line.estimate:.2f} %)" for line in front.itertuples())
     lines.append(f"Front of estimated held-out top-1 against multiply-adds, not confirmed on the test set: {points}.")
-    lines.append(f"The found roadmap is {FOUND_PATH.as_posix()}. This command trains its steps: {result['command']}")
+    lines.append(
+        f"The found roadmap is {FOUND_PATH.as_posix()}, beside this report. This command trains its steps:"
+        f" {result['command']}"
+    )
     return lines
 
 
@@ -81,14 +84,20 @@ def _row(study: Study, transforms: Sequence[str]) -> tuple[Row, Comparison | Non
     return None
 
 
+def _is_slow(row: Row, least: float | None) -> bool:
+    """Return whether a run is below the bound on the throughput."""
+    return least is not None and any((record["images_per_second"] or 0) < least for record in row.completed)
+
+
 def _conclusion(study: Study, result: dict[str, Any]) -> str:
     winner, roadmap = set(result["candidates"][0]["transforms"]), study.roadmap
     groups: dict[str, list[str]] = {"take": [], "leave out": [], "not resolved": [], NOT_COMPARED: []}
+    least = result.get("min_images_per_second")  # an earlier search.json does not have it
     for name, network in result["changes"].items():
-        found = None if network is None else _row(study, network)
+        row, comparison = _row(study, network or []) or (None, None)
         group, label = NOT_COMPARED, roadmap.transforms[name].label
-        if network is not None and found is not None and found[1] is not None and found[1].n:
-            verdict = found[1].verdict
+        if row is not None and comparison is not None and comparison.n and not _is_slow(row, least):
+            verdict = comparison.verdict
             better = {LOSS: "take", GAIN: "leave out"} if name in winner else {LOSS: "leave out", GAIN: "take"}
             group = better.get(verdict, "not resolved")
             others = roadmap.sort((set(network) ^ winner) - {name})
@@ -108,7 +117,9 @@ def _ends(study: Study, result: dict[str, Any]) -> list[str]:
         end, raced = _row(study, result[key]), held_out.get(frozenset(result[key]))
         if set(result[key]) == set(best["transforms"]):
             lines.append(f"It is {name}: the search found nothing better.")
-        elif found is None or end is None or end[1] is None or not end[1].n:
+        elif found is None or not found[0].completed:
+            lines.append(f"It has no completed runs, and was not compared with {name}.")
+        elif end is None or end[1] is None or not end[1].n:
             lines.append(f"It was not compared with {name}, which has no completed runs.")
         else:
             comparison = end[1]
@@ -117,10 +128,12 @@ def _ends(study: Study, result: dict[str, Any]) -> list[str]:
             verdict = {LOSS: "a gain", GAIN: "a loss"}.get(comparison.verdict, comparison.verdict)
             line = f"Gain over {name} with fresh seeds on the test set: {gain:+.2f} points ({interval}), {verdict}."
             if raced is not None:
-                before = float(np.mean(best["top1"]) - np.mean(raced["top1"]))
+                pairs = list(zip(best["top1"], raced["top1"], strict=False))  # by seed, from 0
+                before = float(np.mean([one - other for one, other in pairs]))
                 line += (
-                    f" In the race it was {before:+.2f}. The difference, {before - gain:+.2f}, contains what the"
-                    " selection cost, and the effect of other images and of training on all of them."
+                    f" In the race it was {before:+.2f} ({len(pairs)} seed{'s' * (len(pairs) > 1)}). The difference,"
+                    f" {before - gain:+.2f}, contains what the selection cost, the noise of both numbers, and the"
+                    " effect of other images and of training on all of them."
                 )
             lines.append(line)
     return lines

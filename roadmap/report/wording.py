@@ -24,6 +24,11 @@ COMPARED_WITH = {
     "search": "the found network",
     "recipe": "“nothing added” for added ingredients, and to “nothing left out” for ingredients left out",
 }
+DESCRIPTIVE_NOTES = {
+    "search_found": "The claims of the search are those of its report with the found network. These gains are of the"
+    " same runs, and descriptive.",
+    "search_race": "A race gives more seeds to networks with better results, so the gains are biased and descriptive.",
+}
 SHAPLEY_NOTE = (
     "Shapley value: mean gain of a step, in points of top-1, over sampled orders of all steps; each order is used"
     " together with its reverse. The 95 % interval is for other orders and other seeds. A step that needs another step"
@@ -88,9 +93,14 @@ def notes(study: Study) -> list[str]:
 
 def _comparison_notes(study: Study) -> list[str]:
     other = COMPARED_WITH.get(study.manifest.design, "the row that it builds on")
-    lines = [
+    gain = (
         f"gain: difference of a row to {other}, in points of top-1, over the seeds that both have. The 95 % interval is"
-        " from a bootstrap over seeds and test images. p: exact paired permutation test over the seeds, with Holm's"
+        " from a bootstrap over seeds and test images."
+    )
+    if study.manifest.is_descriptive:
+        return [f"{gain} {DESCRIPTIVE_NOTES[study.manifest.design]}"]
+    lines = [
+        f"{gain} p: exact paired permutation test over the seeds, with Holm's"
         " correction over the study. The verdict is gain or loss if this p and the p of the bootstrap, with the same"
         " correction, are both at most 0.05. The probability that a study has any false verdict is at most 5 %."
     ]
@@ -170,7 +180,8 @@ def verdict_sentence(comparison: Comparison) -> str:
     text = f"{comparison.delta:+.2f} points ({seeds}"
     if not math.isnan(comparison.low):
         interval = format_interval(comparison.low, comparison.high)
-        text += f", 95 % interval {interval}, p = {comparison.p_holm:.2g}"
+        text += f", 95 % interval {interval}"
+        text += "" if math.isnan(comparison.p_holm) else f", p = {comparison.p_holm:.2g}"
     text += f"): {comparison.verdict}."
     if comparison.verdict not in (GAIN, LOSS):
         if comparison.p_holm <= statistics.LEVEL < comparison.p_images_holm:

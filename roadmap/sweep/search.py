@@ -15,7 +15,7 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
-from roadmap.analysis.racing import BATCH, Candidate, Job, NoResultError, Race, Space, steps_to
+from roadmap.analysis.racing import Candidate, Job, NoResultError, Race, Space, round_size, steps_to
 from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schema import RunSpec, SpecError
 from roadmap.config.search_budget import read_budget
@@ -29,9 +29,11 @@ from roadmap.sweep.forecast import check_plan_device
 from roadmap.sweep.gpu_sharing import place_runs
 from roadmap.sweep.holdout import set_holdout
 from roadmap.sweep.plan import Composer, plan_runs
+from roadmap.sweep.planned_run import PlannedRun
+from roadmap.sweep.preparation import runs_to_do
 from roadmap.sweep.processes import ignore_interrupts, process_context
 from roadmap.sweep.search_candidates import Candidates
-from roadmap.sweep.search_checks import check_command, check_studies
+from roadmap.sweep.search_checks import check_command, check_design, check_settings, check_studies, ends_of
 from roadmap.sweep.search_confirmation import (
     changes,
     check_completed,
@@ -43,6 +45,7 @@ from roadmap.sweep.search_confirmation import (
 from roadmap.sweep.search_results import save_results
 
 SIZE_NAME = "race.json"  # in the folder of the race's study: its number of runs and the size of its rounds
+MOST_PARALLEL = 64  # more runs at once are not considered
 
 
 def search(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> None:
@@ -51,6 +54,7 @@ def search(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -
     Raises SpecError before anything starts, Stopped after a signal, and RunFailed if a run of the confirmation or all
     runs of a round of the race failed.
     """
+    check_design(config)
     set_holdout(config)
     holdout = config.data.holdout
     runs, _ = plan_runs(config, loader, arguments)
@@ -60,17 +64,15 @@ def search(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -
     check_studies(first)
     budget = read_budget(first.search.budget)
     roadmap = load_roadmap(first.roadmap)
-    start, full = (
-        frozenset(roadmap.step(f"design.{name}", getattr(first.design, name) or getattr(roadmap.file, name)).transforms)
-        for name in ("start", "full")
-    )
-    if not full - start or not start <= full:
-        raise SpecError(f"design.full={first.design.full}: must contain the start and further transforms")
+    start, full = ends_of(first, roadmap)
     with ProcessPoolExecutor(1, mp_context=process_context(), initializer=ignore_interrupts) as pool:
         candidates = Candidates(runs[0], Composer(config, loader, roadmap), roadmap, start, full, pool)
         candidates.max_macs = _bound(candidates, first)
         names = tuple(roadmap.sort(full - start))
         space = Space(names, start, full, candidates.is_possible, roadmap.needs)
+        if not space.first_candidates():
+            raise SpecError(_all_above_the_bound(space, candidates))
+        check_settings(first, candidates.settings(holdout))
         logger.info(describe(space, candidates, budget, holdout))
         if first.plan:
             return
@@ -80,9 +82,9 @@ def search(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -
         layouts = [changes(winner, space, candidates), found_roadmap(order, space, candidates)]
         confirmation = plan_confirmation(layouts, candidates)
         save_results(race, order, candidates, holdout)
-    train_confirmation(confirmation, first.study)
+    not_ended = train_confirmation(confirmation, first.study)
     problems = write_reports(confirmation)
-    check_completed(confirmation, problems)
+    check_completed(confirmation, not_ended, problems)
 
 
 def _bound(candidates: Candidates, spec: RunSpec) -> float:
@@ -92,10 +94,13 @@ def _bound(candidates: Candidates, spec: RunSpec) -> float:
             candidates.run(end, 0, None, spec.study)  # raises the reason
             raise SpecError(f"design: the network {candidates.label(end)} cannot be built")
         macs.append(count)
-    if spec.search.max_macs is not None and spec.search.max_macs < macs[0]:
-        message = f"the start of the search has {macs[0]:.0f}; give at least as many"
-        raise SpecError(f"search.max_macs={spec.search.max_macs:g}: {message}")
     return max(macs) if spec.search.max_macs is None else spec.search.max_macs
+
+
+def _all_above_the_bound(space: Space, candidates: Candidates) -> str:
+    bound, candidates.max_macs = candidates.max_macs, None
+    least = min(candidates.macs(candidate) or 0 for candidate in space.first_candidates())
+    return f"search.max_macs={bound:g}: the cheapest network with which the search begins has {least:.0f}; give more"
 
 
 def describe(space: Space, candidates: Candidates, budget: int | float, holdout: int) -> str:
@@ -122,7 +127,7 @@ def describe(space: Space, candidates: Candidates, budget: int | float, holdout:
         )
     if spec.plan and spec.plan_device in ("auto", "here"):
         runs = [candidates.run(end, 0, holdout, spec.study) for end in (space.base, space.full)]
-        mean, parallel = mean_duration(runs), place_runs(runs).num_parallel
+        mean, parallel = mean_duration(runs), _num_parallel(runs)
         if mean is not None:
             times = [format_duration(count * mean / parallel) for count in (budget, most) if isinstance(count, int)]
             race_time = f"race about {times[0]}, " if isinstance(budget, int) else ""
@@ -142,7 +147,9 @@ def run_race(space: Space, candidates: Candidates, budget: int | float, holdout:
         runs = {job: candidates.run(*job, holdout, candidates.race_study) for job in jobs}
         results: dict[Job, float] = {}
         for job, record in candidates.train(runs).items():
-            if record["status"] == COMPLETED and (least is None or (record["images_per_second"] or 0) >= least):
+            if least is not None and (record.get("images_per_second") or 0) < least:
+                candidates.slow.add(job[0])
+            elif record["status"] == COMPLETED:
                 results[job] = record["top1"]
         logger.info(f"race: {race.num_runs} of {race.budget} runs")
         return results
@@ -157,11 +164,17 @@ def run_race(space: Space, candidates: Candidates, budget: int | float, holdout:
     return race
 
 
+def _num_parallel(runs: Sequence[PlannedRun]) -> int:
+    """Return how many runs such as these train at once in a round with enough of them."""
+    return place_runs([*runs] * MOST_PARALLEL).num_parallel
+
+
 def _size_of_race(space: Space, candidates: Candidates, budget: int | float, holdout: int) -> tuple[int, int]:
     """Return the runs of the race and of each round: those of its first start, so that it continues as it began."""
     spec = candidates.base.spec
     path = study_folder(spec).with_name(candidates.race_study) / SIZE_NAME
-    ends: list[Candidate] = [end for end in (space.base, space.full) if space.is_possible(end)]
+    first: list[Candidate] = space.first_candidates()
+    ends = [end for end in (space.base, space.full) if end in first] or first[:2]
     runs = {end: candidates.run(end, 0, holdout, candidates.race_study) for end in ends}
     key = " ".join([f"budget={spec.search.budget}", *(run_name(run.spec) for run in runs.values())])
     sizes: dict[str, Any] = {}
@@ -171,15 +184,18 @@ def _size_of_race(space: Space, candidates: Candidates, budget: int | float, hol
             return int(sizes[key]["budget"]), int(sizes[key]["batch"])
         except (ValueError, TypeError, LookupError):
             sizes = sizes if isinstance(sizes, dict) else {}
-    parallel = place_runs(list(runs.values())).num_parallel
-    batch = max(BATCH, parallel)
+    runs_to_do(list(runs.values()))  # raises SpecError before anything is written
+    parallel = _num_parallel(list(runs.values()))
     if isinstance(budget, float):
         durations = [record["wall_seconds"] for record in candidates.train(runs).values()]
         if not durations:
             raise RunFailed(f"{spec.study}: no end of the search completed; see the logs of the runs")
-        mean = sum(durations) / len(durations)
-        budget = max(len(runs), int(budget * parallel / mean))
-        logger.info(f"search.budget: {budget} runs of about {format_duration(mean)}, {parallel} at once")
+        mean, seconds = sum(durations) / len(durations), budget
+        budget = int(seconds * parallel / mean)
+        at_once = min(parallel, round_size(budget, len(first), parallel))
+        budget = max(len(runs), int(seconds * at_once / mean))
+        logger.info(f"search.budget: {budget} runs of about {format_duration(mean)}, {at_once} at once")
+    batch = round_size(budget, len(first), parallel)
     sizes[key] = {"budget": budget, "batch": batch}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(sizes, indent=1) + "\n").encode())

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from roadmap.analysis.racing import Candidate
-from roadmap.config.choices import Design
+from roadmap.config.choices import Design, Failures
 from roadmap.config.designs import Layout, overrides_of
+from roadmap.config.names import one_line
 from roadmap.config.roadmaps import Roadmap
 from roadmap.config.schema import RunSpec, SpecError
 from roadmap.records.manifest import add_runs
-from roadmap.records.record import finished_record
+from roadmap.records.record import finished_record, run_name
+from roadmap.runtime.logs import logger
 from roadmap.sweep.errors import RunFailed
 from roadmap.sweep.plan import Composer
 from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.preparation import runs_to_do
 from roadmap.sweep.scheduler import run_locally
+from roadmap.sweep.sweeper import raise_for_failures
 
 FIRST_FRESH_SEED = 100  # of the confirmation; the race uses seeds from 0
 RACE, FOUND = "race", "found"  # ends of the names of the studies with the race and with the found roadmap
@@ -37,6 +41,7 @@ class Candidates:
     pool: ProcessPoolExecutor  # that counts costs, so that this process does not import torch
     max_macs: float | None = None
     macs_of: dict[Candidate, float | None] = field(default_factory=dict)  # None: the network is impossible
+    slow: set[Candidate] = field(default_factory=set)  # those with a run below search.min_images_per_second
 
     @property
     def race_study(self) -> str:
@@ -62,7 +67,7 @@ class Candidates:
         return self.roadmap.network_label(self.names(candidate))
 
     def run(
-        self, candidate: Candidate, seed: int, holdout: int | None, study: str, design: Design = Design.grid
+        self, candidate: Candidate, seed: int, holdout: int | None, study: str, design: Design = Design.search_race
     ) -> PlannedRun:
         """Return the run of a candidate in a study, on held-out images, or without `holdout` on the test set."""
         overrides = [*overrides_of(self.names(candidate), self.roadmap), *own_overrides(self.base), f"seed={seed}"]
@@ -70,6 +75,10 @@ class Candidates:
         spec = self.composer.compose(overrides)
         spec.study, spec.design.name = study, design
         return PlannedRun(spec, [*overrides, f"study={study}"], (), self.base.folders)
+
+    def settings(self, holdout: int) -> str:
+        """Return what the results of a search depend on besides its networks: the name of a run of the start."""
+        return run_name(self.run(self.start, 0, holdout, self.race_study).spec)
 
     def macs(self, candidate: Candidate) -> float | None:
         """Return the multiply-adds of one image, None if the network is impossible."""
@@ -83,26 +92,32 @@ class Candidates:
             return self.pool.submit(_count_macs, spec).result()
         except SpecError:
             return None
+        except BrokenProcessPool:
+            raise
+        except Exception as error:  # of a class of the user
+            logger.warning(one_line(f"{self.label(candidate)}: left out ({type(error).__name__}: {error})"))
+            return None
 
     def is_possible(self, candidate: Candidate) -> bool:
-        """Return whether the network can be built, and is within the bound on its multiply-adds."""
+        """Return whether the network can be built, and is within the bounds on its cost, as far as they are known."""
         macs = self.macs(candidate)
-        return macs is not None and (self.max_macs is None or macs <= self.max_macs)
+        return macs is not None and (self.max_macs is None or macs <= self.max_macs) and candidate not in self.slow
 
     def train(self, runs: dict[Key, PlannedRun]) -> dict[Key, dict[str, Any]]:
         """Train the runs of the race that are not finished, and return the records of the finished ones.
 
-        Raises RunFailed if all of them failed, or one with failures=stop.
+        Raises RunFailed if all of several runs failed, or one with failures=stop.
         """
         planned = list(runs.values())
         left = runs_to_do(planned)  # before anything is written
         add_runs([(run.spec, run.overrides) for run in planned], Layout())
         not_ended = run_locally(left) if left else {}
+        if self.base.spec.failures is Failures.stop:
+            raise_for_failures([run.spec for run in left], {}, not_ended)
         records = {key: finished_record(run.spec) for key, run in runs.items()}
-        failed = [run.title for run in left if finished_record(run.spec) is None]
-        if not_ended or (failed and len(failed) == len(left)):
-            message = "failed; their logs say why, and the same command trains them again"
-            raise RunFailed(f"{self.race_study}: {', '.join(failed)}: {message}")
+        if len(runs) > 1 and not any(records.values()):
+            titles, message = ", ".join(run.title for run in planned), "failed; their logs say why"
+            raise RunFailed(f"{self.race_study}: {titles}: {message}, and the same command trains them again")
         return {key: record for key, record in records.items() if record is not None}
 
 

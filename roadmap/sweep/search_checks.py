@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
 
+from roadmap.analysis.racing import Candidate
+from roadmap.config.choices import Design
 from roadmap.config.names import STUDY_RULE, is_study_name
 from roadmap.config.overrides import restore_study_override
+from roadmap.config.roadmaps import Roadmap
 from roadmap.config.schema import RunSpec, SpecError
 from roadmap.config.validation import require
 from roadmap.records.manifest import NETWORK_GROUPS, Manifest, read_manifest
 from roadmap.records.record import RUNS_FOLDER, study_folder
+from roadmap.report.search import RESULT_NAME
 from roadmap.runtime.world import is_distributed
 from roadmap.sweep.local_ranks import check_processes
 from roadmap.sweep.planned_run import PlannedRun
@@ -42,14 +48,48 @@ def check_command(runs: Sequence[PlannedRun], arguments: Sequence[str]) -> None:
         "force": "a search uses finished runs; leave it out, or repeat the search in another folder, out=FOLDER",
     }
     for name, message in refused.items():
-        if name in own:
-            raise SpecError(f"{own[name]}: {message}")
+        if name in own or getattr(spec, name):  # a preset may set it
+            raise SpecError(f"{own.get(name) or f'{name}={getattr(spec, name)}'}: {message}")
     if spec.tune.trials is not None:
         raise SpecError(f"tune.trials={spec.tune.trials}: choose one search, +study=tune or +study=search")
     if spec.logger:
         advice = f"pass its runs on later with: roadmap log_records {study_folder(spec)} logger=NAME"
         raise SpecError(f"logger: has no effect on a search; leave it out, and {advice}")
     check_processes(spec)
+
+
+def check_design(config: DictConfig) -> None:
+    """Raise SpecError if the command has a design of its own."""
+    if (name := config.design.name.value) != Design.grid.value:
+        raise SpecError(f"design.name={name}: a search has its own networks; leave it out")
+
+
+def ends_of(spec: RunSpec, roadmap: Roadmap) -> tuple[Candidate, Candidate]:
+    """Return the transforms of both ends of the search. Raises SpecError unless the last step has more of them."""
+    names = [getattr(spec.design, end) or getattr(roadmap.file, end) for end in ("start", "full")]
+    start, full = (
+        frozenset(roadmap.step(f"design.{end}", name).transforms)
+        for end, name in zip(("start", "full"), names, strict=True)
+    )
+    if not start < full:
+        message = f"must contain all transforms of design.start={names[0]}, and further ones"
+        raise SpecError(f"design.full={names[1]}: {message}")
+    return start, full
+
+
+def check_settings(spec: RunSpec, settings: str) -> None:
+    """Raise SpecError if the study has the result of a search with other settings, which this one would replace.
+
+    `settings` is that of `Candidates.settings`.
+    """
+    try:
+        result = json.loads((study_folder(spec) / RESULT_NAME).read_text(encoding="utf-8"))
+        before = result.get("settings", settings)
+    except (OSError, ValueError, AttributeError):  # there is none, or the search writes it again
+        return
+    if before != settings:
+        message = "has a search with another data, base, budget, recipe, design.start or data.holdout"
+        raise SpecError(f"study={spec.study}: {message}; choose another name with study=NAME")
 
 
 def check_studies(spec: RunSpec) -> None:

@@ -7,6 +7,7 @@ the best candidate does not bias them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from roadmap.analysis.racing import Candidate, Space
 from roadmap.config.choices import Design
@@ -19,6 +20,7 @@ from roadmap.sweep.planned_run import PlannedRun
 from roadmap.sweep.preparation import runs_to_do
 from roadmap.sweep.scheduler import run_locally
 from roadmap.sweep.search_candidates import Candidates
+from roadmap.sweep.sweeper import raise_for_failures, write_study_report
 
 Order = Sequence[Sequence[str]]  # the transforms of each step
 
@@ -57,7 +59,7 @@ def found_roadmap(order: Order, space: Space, candidates: Candidates) -> Layout:
 def plan_confirmation(layouts: Sequence[Layout], candidates: Candidates) -> list[PlannedRun]:
     """Return the runs of both studies; add them to the studies, in the place of those of an earlier confirmation."""
     studies, runs = (candidates.base.spec.study, candidates.found_study), list[PlannedRun]()
-    for layout, name, design in zip(layouts, studies, (Design.search, Design.grid), strict=True):
+    for layout, name, design in zip(layouts, studies, (Design.search, Design.search_found), strict=True):
         own = [
             candidates.run(frozenset(member.transforms), seed, None, name, design)
             for seed in candidates.fresh_seeds
@@ -68,31 +70,32 @@ def plan_confirmation(layouts: Sequence[Layout], candidates: Candidates) -> list
     return runs
 
 
-def train_confirmation(runs: Sequence[PlannedRun], study: str) -> None:
-    """Train the runs that are not finished. A network that both studies contain is trained once."""
+def train_confirmation(runs: Sequence[PlannedRun], study: str) -> dict[Path, str]:
+    """Train the runs that are not finished. A network that both studies contain is trained once.
+
+    With failures=stop, return the state of each unfinished run by folder.
+    """
     unique = {run_name(run.spec): run for run in runs}
-    if left := runs_to_do(list(unique.values())):
-        logger.info(f"{study}: confirmation, {len(left)} runs to train on all training images with fresh seeds")
-        run_locally(left)
+    left = runs_to_do(list(unique.values()))
+    if not left:
+        return {}
+    logger.info(f"{study}: confirmation, {len(left)} runs to train on all training images with fresh seeds")
+    return run_locally(left)
 
 
 def write_reports(runs: Sequence[PlannedRun]) -> list[str]:
     """Write the reports of both studies, that with the conclusions last; return why a report could not be written."""
-    from roadmap.sweep.sweeper import write_study_report
-
     by_study: dict[str, list[PlannedRun]] = {}
     for run in runs:
         by_study.setdefault(run.spec.study, []).append(run)
     return [problem for own in reversed(by_study.values()) if (problem := write_study_report(own)) is not None]
 
 
-def check_completed(runs: Sequence[PlannedRun], problems: Sequence[str]) -> None:
+def check_completed(runs: Sequence[PlannedRun], not_ended: dict[Path, str], problems: Sequence[str]) -> None:
     """Raise RunFailed, with a line for each, if there are `problems` or if runs have failed or diverged."""
-    from roadmap.sweep.sweeper import raise_for_failures
-
     unique = {run_name(run.spec): run.spec for run in runs}
     try:
-        raise_for_failures(list(unique.values()), {}, {})
+        raise_for_failures(list(unique.values()), {}, not_ended)
     except RunFailed as failure:
         problems = [str(failure), *problems]
     if problems:

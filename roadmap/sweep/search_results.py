@@ -24,7 +24,9 @@ def save_results(race: Race, order: Sequence[Sequence[str]], candidates: Candida
         "data": spec.data.name,
         "holdout": holdout,
         "num_runs": race.num_runs,
+        "settings": candidates.settings(holdout),
         "max_macs": candidates.max_macs,
+        "min_images_per_second": spec.search.min_images_per_second,
         "start": candidates.names(race.space.base),
         "full": candidates.names(race.space.full),
         "changes": _changes(race, candidates),
@@ -73,7 +75,10 @@ def _command(candidates: Candidates) -> str:
         for word in candidates.base.folders
     ]
     words = ["python", "run_roadmap.py", f"--config-dir={folder}", *own, f"roadmap={FOUND_PATH.stem}", "+study=roadmap"]
-    return shlex.join([*words, f"study={candidates.found_study}-steps", *own_overrides(candidates.base)])
+    words += [f"study={candidates.found_study}-steps", *own_overrides(candidates.base)]
+    if any(word.startswith("+preset=") for word in words):  # it may set fields of the search
+        words += ["data.holdout=null", "search.budget=null"]
+    return shlex.join(words)
 
 
 def _roadmap_text(order: Sequence[Sequence[str]], candidates: Candidates) -> str:

@@ -61,7 +61,7 @@ def test_each_transform_is_in_the_group_that_its_comparison_decides(tmp_path: Pa
     )
     assert ends[0] == "Found network: a found network, 3.25 MMACs."
     assert ends[1].startswith("Gain over the start of the search with fresh seeds on the test set: +") and (
-        ", a gain. In the race it was +2.50. The difference, +" in ends[1]
+        ", a gain. In the race it was +2.50 (2 seeds). The difference, +" in ends[1]
     )
     assert ends[2].endswith(", a gain.") and "the last step" in ends[2]  # not in the race
 
@@ -77,11 +77,20 @@ def test_a_change_that_is_better_turns_the_conclusion_around(tmp_path: Path) -> 
 def test_networks_whose_runs_diverged_are_not_compared(tmp_path: Path, without: str) -> None:
     diverged: dict[str, float | None] = {**TOP1, without: None}
     conclusion, _, start, last, *_ = search_sentences(make_search(tmp_path, diverged), make_result())
-    assert start == "It was not compared with the start of the search, which has no completed runs."
     if without == "found":
+        assert start == "It has no completed runs, and was not compared with the start of the search."
         assert conclusion.count(":") == 1 and ": not compared (" in conclusion and "take" not in conclusion
     else:
+        assert start == "It was not compared with the start of the search, which has no completed runs."
         assert "take stage ratio" in conclusion and last.startswith("Gain over the last step")
+
+
+def test_networks_slower_than_the_bound_are_not_compared(tmp_path: Path) -> None:
+    study, result = make_search(tmp_path, {**TOP1}), make_result()
+    speeds = [record["images_per_second"] for row in study.rows for record in row.completed]
+    for bound, slow in ((min(speeds), False), (max(speeds) + 1, True)):
+        conclusion = search_sentences(study, result | {"min_images_per_second": bound})[0]
+        assert ("take stage ratio" not in conclusion) == slow
 
 
 def test_a_search_that_found_nothing_says_so(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -16,6 +17,8 @@ import yaml
 from roadmap.config.schema import SpecError
 from roadmap.config.search_budget import read_budget
 from roadmap.records.manifest import Manifest, read_manifest
+from roadmap.sweep.planned_run import PlannedRun
+from roadmap.sweep.scheduler import run_locally
 from tests.conftest import TINY, CommandLine, background, until
 from tests.helpers import call_main
 
@@ -175,12 +178,14 @@ def test_networks_that_are_slower_than_the_bound_have_no_result() -> None:
         (("reference=swin",), "reference=swin: a search has no reference network; leave it out"),
         (("tune.trials=3",), "tune.trials=3: choose one search, +study=tune or +study=search"),
         (("force=true",), "force=True: a search uses finished runs"),
-        (("search.max_macs=10",), "search.max_macs=10: the start of the search has"),
+        (("search.max_macs=10",), "search.max_macs=10: the cheapest network with which the search begins has"),
         (("search.confirm_seeds=0",), "search.confirm_seeds=0"),
         (
             ("design.full=training_recipe",),
-            "design.full=training_recipe: must contain the start and further transforms",
+            "design.full=training_recipe: must contain all transforms of design.start=training_recipe, and",
         ),
+        (("design.start=grn",), "design.full=depthwise_conv: must contain all transforms of design.start=grn"),
+        (("design.name=leave_one_out",), "design.name=leave_one_out: a search has its own networks; leave it out"),
         (("design.start=no_such_step",), "design.start=no_such_step"),
         (("data.holdout=100000",), "data.holdout=100000"),
         (("logger=tensorboard",), "logger: has no effect on a search"),
@@ -189,7 +194,15 @@ def test_networks_that_are_slower_than_the_bound_have_no_result() -> None:
 def test_a_wrong_setting_is_one_line_and_writes_nothing(arguments: tuple[str, ...], message: str) -> None:
     done = call_main(*OPTIONS, "search.budget=8", *arguments)
     assert done.code == 2 and message in done.err, done
-    assert len(done.err.strip().splitlines()) == 1 and not Path("experiments/runs").exists()
+    assert len(done.err.strip().splitlines()) == 1 and not Path("experiments").exists()
+
+
+def test_a_bound_below_both_ends_leaves_cheaper_networks() -> None:
+    done = call_main(*OPTIONS, "search.budget=3s", "parallel=2", "design.full=increase_width", "search.max_macs=100000")
+    assert done.code == 0, done
+    raced = {transforms_of(record) for record in records() if record["config"]["data"]["holdout"] == 40}
+    assert raced and not raced & {frozenset({"training_recipe"}), frozenset({*FULL, "increase_width"})}
+    assert "Gain over the start of the search with fresh seeds on the test set: " in done.out
 
 
 @pytest.mark.parametrize(
@@ -218,15 +231,54 @@ def test_the_confirmation_is_on_the_test_set_also_if_a_file_holds_images_out(
 ) -> None:
     preset = tmp_path / "conf" / "preset" / "held.yaml"
     preset.parent.mkdir(parents=True)
-    preset.write_text("# @package _global_\ndata: {holdout: 30}\n", "utf-8")
+    preset.write_text("# @package _global_\ndata: {holdout: 30}\nsearch: {budget: 8}\n", "utf-8")
     options = [option for option in OPTIONS if not option.startswith("data.holdout")]
-    done = command_line("--config-dir=conf", "+preset=held", *options, "search.budget=8")
+    done = command_line("--config-dir=conf", "+preset=held", *options)
     assert done.returncode == 0 and "on 30 held-out training images" in done.stdout, done
     held = {record["seed"] >= 100: record["config"]["data"]["holdout"] for record in records()}
     assert held == {False: 30, True: None}
     assert (
         "--config-dir=reports/search/conf" in result()["command"] and "hydra.searchpath=[conf]" in result()["command"]
     )
+    count = len(records())
+    steps = command_line(*shlex.split(result()["command"])[2:], "seed=0")
+    assert steps.returncode == 0 and len(records()) > count, steps
+    trained = [record for record in records() if record["study"] == "search-found-steps"]
+    assert trained and all(record["config"]["data"]["holdout"] is None for record in trained)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("force: true", "force=True: a search uses finished runs"),
+        ("reference: swin", "reference=swin: a search has no reference network"),
+        ("seed: 7", "seed=7: the search chooses the seeds itself"),
+    ],
+)
+def test_a_preset_cannot_set_what_a_search_refuses(fields: str, message: str, command_line: CommandLine) -> None:
+    preset = Path("conf/preset/mine.yaml")
+    preset.parent.mkdir(parents=True)
+    preset.write_text(f"# @package _global_\n{fields}\n", "utf-8")
+    done = command_line("--config-dir=conf", "+preset=mine", *OPTIONS, "search.budget=8")
+    assert done.returncode == 2 and message in done.stderr and not Path("experiments").exists(), done
+
+
+def test_a_search_with_other_settings_does_not_replace_the_result(found: str) -> None:
+    before = Path("experiments/search/search.json").read_bytes()
+    for change in ("base=pico", "data.holdout=30", "budget.train_images=100", "design.start=stage_ratio"):
+        done = call_main(*OPTIONS, "search.budget=12", change)
+        assert done.code == 2 and "study=search: has a search with another data, base, budget" in done.err, done
+    assert Path("experiments/search/search.json").read_bytes() == before
+
+
+def test_only_the_confirmation_of_a_search_has_verdicts(found: str) -> None:
+    designs = {name: read_manifest(Path(f"experiments/{name}")) for name in ("search", "search-found", "search-race")}
+    assert [manifest and manifest.design for manifest in designs.values()] == ["search", "search_found", "search_race"]
+    assert call_main("report", "experiments/search-race", "--to", "race").code == 0
+    for folder, note in (("reports/search-found", "The claims of the search are"), ("race", "A race gives more seeds")):
+        table = pd.read_csv(f"{folder}/roadmap.csv")
+        assert set(table["verdict"].dropna()) <= {"descriptive"} and table["delta"].notna().any()
+        assert table["p"].isna().all() and note in Path(f"{folder}/roadmap.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", ["search", "search-found"])
@@ -247,6 +299,29 @@ def test_a_stopped_search_continues_with_its_finished_runs() -> None:
     finished = {path: path.stat().st_mtime_ns for path in Path("experiments/runs").glob("*/record.json")}
     again = call_main(*OPTIONS, "search.budget=20", "search.confirm_seeds=4")
     assert again.code == 0 and {path: path.stat().st_mtime_ns for path in finished} == finished, again
+
+
+def test_a_network_that_always_fails_leaves_the_race_and_the_same_command_continues(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def train_others(runs: Sequence[PlannedRun]) -> dict[Path, str]:
+        others = [run for run in runs if "patchify_stem" not in run.title]
+        return run_locally(others) if others else {}
+
+    monkeypatch.setattr("roadmap.sweep.search_candidates.run_locally", train_others)
+    for _ in range(2):  # the second time only the runs that fail are left
+        done = call_main(*OPTIONS, "search.budget=12")
+        assert done.code == 0, done
+        failed = {tuple(line["transforms"]) for line in result()["candidates"] if line["failed"]}
+        assert not failed and result()["num_runs"] == 12
+        assert not any("patchify_stem" in line["transforms"][-1:] for line in result()["candidates"])
+
+
+def test_failures_stop_ends_the_race_and_names_the_run() -> None:
+    options = [option for option in OPTIONS if option != "budget.allow_chance=true"]
+    done = call_main(*options, "search.budget=8", "failures=stop", "recipe.lr=1e6", "budget.lr_multiplier.adamw=1")
+    assert done.code == 1 and "runs did not complete:" in done.err and "diverged" in done.err, done
+    assert "not started" in done.err and not [record for record in records() if record["seed"] >= 100]
 
 
 def test_a_round_in_which_all_runs_fail_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
