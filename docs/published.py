@@ -68,7 +68,8 @@ def summary(study: Study) -> pd.DataFrame:
 
 def table_of_steps(study: Study, table: pd.DataFrame) -> str:
     """Return rows of the study's table as Markdown, with multiply-adds and, if known, the gains in the paper."""
-    shown = readable_table(table)[["step", "top-1 (%)", "gain", "95 % interval", "p (Holm)", "verdict"]]
+    wanted = ("step", "top-1 (%)", "gain", "95 % interval", "p (Holm)", "verdict")  # no p in a descriptive study
+    shown = readable_table(table).filter(wanted)
     printed = study.table.set_index("label")["paper_top1"]
     paper_gains = table["paper_top1"] - table["against"].map(printed)
     if paper_gains.notna().any():
