@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from functools import partial
 from itertools import combinations
@@ -29,21 +30,20 @@ def results(folder: Path, names: str) -> list[str]:
     """Return the table and the notes of published studies as paragraphs.
 
     `names` is a study, two studies of parts joined by a plus, a benchmark NAME whose table is in NAME.md, `why` for the
-    table of explanations, `STUDY:summary` for the rows of a roadmap that a reader needs first, or `STUDY:top1` for top-1
-    of each step at each setting.
+    table of explanations, `STUDY:summary` for the most important rows of a roadmap, or `STUDY:top1` for the top-1 of
+    each step at each setting.
     """
     name, _, form = names.partition(":")
     if (folder / f"{name}.md").is_file():
         return [(folder / f"{name}.md").read_text(encoding="utf-8").strip()]
     if name == "why":
-        standard = ("roadmap", "leave_one_out")  # studies on the test set with rows of the standard setting
-        test = [read_study(folder / study) for study in ("why", *standard)]
-        return [explanations_table(EXPLANATIONS, [read_study(folder / "why_held_out")], test)]
+        held_out, test = (read_study(folder / study) for study in ("why_held_out", "why"))
+        return [explanations_table(EXPLANATIONS, [held_out], [test]), *failure_lines(held_out), *failure_lines(test)]
     studies = [read_study(folder / study) for study in name.split("+")]
     notes = [line for study in studies for line in (*unchanged_lines(study), *failure_lines(study))]
     first = studies[0]
     if form == "summary":
-        return [table_of_steps(first, summary(first))]
+        return [table_of_steps(first, summary(first), with_other=True)]
     if form == "top1":
         return [table_of_top1(first), *notes]
     values = shapley_values(first)
@@ -66,7 +66,7 @@ def summary(study: Study) -> pd.DataFrame:
     return study.table[study.table["verdict"].isin((GAIN, LOSS)) | study.table["step"].isin(ends)]
 
 
-def table_of_steps(study: Study, table: pd.DataFrame) -> str:
+def table_of_steps(study: Study, table: pd.DataFrame, with_other: bool = False) -> str:
     """Return rows of the study's table as Markdown, with multiply-adds and, if known, the gains in the paper."""
     wanted = ("step", "top-1 (%)", "gain", "95 % interval", "p (Holm)", "verdict")  # no p in a descriptive study
     shown = readable_table(table).filter(wanted)
@@ -75,6 +75,8 @@ def table_of_steps(study: Study, table: pd.DataFrame) -> str:
     if paper_gains.notna().any():
         shown["gain in the paper"] = [format_value("{:+.2f}", gain) for gain in paper_gains]
     shown["MMACs"] = [f"{1000 * gmacs:.2f}" for gmacs in table["gmacs"]]
+    if with_other:  # the row above is not always the one
+        shown.insert(2, "compared with", table["against"].tolist())
     return markdown(shown, []).strip()
 
 
@@ -96,7 +98,9 @@ def table_of_top1(study: Study) -> str:
     """Return the mean top-1 of each step at each setting as Markdown, with the change if there are two settings."""
     cells: dict[str, dict[str, float]] = defaultdict(dict)
     for row in study.rows:
-        cells[row.label.removesuffix(row.setting).strip()][row.setting.removeprefix("budget.")] = mean(row.top1)
+        cells[row.label.removesuffix(row.setting).strip()][row.setting.removeprefix("budget.")] = mean(
+            row.top1 or [math.nan]
+        )
     table = pd.DataFrame.from_dict(cells, orient="index")
     if table.shape[1] == 2:
         table["change"] = table.iloc[:, 1] - table.iloc[:, 0]

@@ -15,7 +15,10 @@ import numpy as np
 from roadmap.analysis.statistics import Array, Difference, difference
 from roadmap.analysis.table import Study
 
-EXPLAINS, CONTRIBUTES, NO_EXPLANATION, OPEN = "explains the gap", "contributes", "does not explain it", "open"
+EXPLAINS, CONTRIBUTES, NO_EXPLANATION = "explains at least half", "contributes", "explains less than half"
+OPPOSITE, OPEN = "has the opposite effect", "open"
+# The gap gets smaller, but not because the network gets better.
+OTHER_WORSE, POINTS_ONLY = "only the other network gets worse", "only in points, not in the ratio of errors"
 
 
 class Network(NamedTuple):
@@ -41,33 +44,57 @@ def scores_of(studies: Iterable[Study], network: Network) -> Mapping[int, Array]
     raise KeyError(f"no row of {sorted(network.transforms)} with the setting {network.setting!r}")
 
 
-def gap_cells(studies: Iterable[Study], gap: Gap) -> Mapping[int, Array]:
-    """Return by seed the difference of scores on each test image."""
-    studies = list(studies)
-    first, second = (scores_of(studies, network) for network in gap)
-    return {seed: first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())}
+class Effect(NamedTuple):
+    """What removing a cause does to a gap; differences in percentage points."""
+
+    gap: Difference  # with the cause
+    change: Difference  # of the gap without the cause; above zero: it gets smaller
+    beyond_half: Difference  # the change minus half of the size of the gap
+    own_change: float  # of the top-1 of the network
+    ratios: tuple[float, float]  # error of the network divided by that of the other one: with the cause, without it
+    top1: tuple[float, float]  # of the network and of the other one without the cause, percent
+    num_seeds: int
 
 
-def measure_gap(studies: Iterable[Study], gap: Gap) -> Difference:
-    """Return the gap in percentage points, with its interval over seeds and test images."""
-    return difference(np.stack(list(gap_cells(studies, gap).values())))
+def measure_effect(studies: Iterable[Study], present: Gap, removed: Gap) -> Effect:
+    """Return what the removal of a cause does to a gap, over the seeds that all four networks have.
 
-
-def change_of_gap(studies: Iterable[Study], standard: Gap, changed: Gap) -> Difference:
-    """Return by how many percentage points the gap is higher in `changed`, over the seeds that both have."""
-    studies = list(studies)
-    before, after = (gap_cells(studies, gap) for gap in (standard, changed))
-    return difference(np.stack([after[seed] - before[seed] for seed in sorted(before.keys() & after.keys())]))
-
-
-def verdict(effect: Difference, gap: float) -> str:
-    """Return what the effect of removing a cause says about a gap below zero (percentage points).
-
-    `effect` is positive if the gap gets smaller, as the explanation predicts.
+    `present` is the gap with the cause, `removed` the gap without it. Raises KeyError if a network has no row, or if
+    they have no seed in common.
     """
-    half = -gap / 2
-    if not half > 0 or math.isnan(effect.low):
+    studies = list(studies)
+    scores = [scores_of(studies, network) for network in (*present, *removed)]
+    seeds = sorted(set.intersection(*(set(own) for own in scores)))
+    if not seeds:
+        raise KeyError("the networks have no seed in common")
+    first, second, new_first, new_second = (np.stack([own[seed] for seed in seeds]) for own in scores)
+    before, after = first - second, new_first - new_second
+    errors = [100 - float(own.mean()) for own in (first, second, new_first, new_second)]
+    return Effect(
+        gap=difference(before),
+        change=difference(after - before),
+        beyond_half=difference(after - before / 2),
+        own_change=errors[0] - errors[2],
+        ratios=(_ratio(errors[0], errors[1]), _ratio(errors[2], errors[3])),
+        top1=(100 - errors[2], 100 - errors[3]),
+        num_seeds=len(seeds),
+    )
+
+
+def _ratio(first: float, second: float) -> float:
+    return first / second if second else math.inf
+
+
+def verdict(effect: Effect) -> str:
+    """Return what the effect says about a gap below zero: the rule is in experiments/fashion_mnist.md."""
+    if not effect.gap.high < 0 or math.isnan(effect.change.low):
         return OPEN
-    if effect.low > 0:
-        return EXPLAINS if effect.mean >= half else CONTRIBUTES
-    return NO_EXPLANATION if effect.high < half else OPEN
+    if effect.change.high < 0:
+        return OPPOSITE
+    if effect.change.low > 0:
+        if effect.own_change <= 0:
+            return OTHER_WORSE
+        if effect.ratios[1] >= effect.ratios[0]:
+            return POINTS_ONLY
+        return EXPLAINS if effect.beyond_half.low > 0 else CONTRIBUTES
+    return NO_EXPLANATION if effect.beyond_half.high < 0 else OPEN

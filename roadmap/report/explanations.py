@@ -7,34 +7,39 @@ experiments/fashion_mnist.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from roadmap.analysis.gaps import Gap, Network, change_of_gap, measure_gap, verdict
+from roadmap.analysis.gaps import CONTRIBUTES, EXPLAINS, OPEN, Effect, Gap, Network, measure_effect, verdict
 from roadmap.analysis.settings import without_folders
 from roadmap.analysis.statistics import Difference
 from roadmap.analysis.table import Study
 from roadmap.config.files import read_yaml
 from roadmap.config.roadmaps import load_roadmap
 from roadmap.config.schema import SpecError
-from roadmap.report.columns import format_interval
+from roadmap.report.columns import NO_VALUE, format_interval
 from roadmap.report.formats import markdown
 
 CHANGES = ("smaller", "larger")
-COLUMNS = ["explanation", "setting", "prediction: gap", "change, held-out", "change, test", "verdict"]
+COLUMNS = [
+    *("explanation", "setting", "prediction: gap", "ConvNeXt, ResNet (%)", "ratio of errors"),
+    *("change, held-out", "change, test", "seeds", "verdict"),
+]
 TEXT_COLUMNS = {"explanation", "setting", "prediction: gap", "verdict"}
+Studies = Sequence[Study]
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """An explanation of the gap, the gap under its setting, and whether it predicts a smaller or a larger one."""
+    """An explanation of the gap, and the gap with the cause and without it."""
 
     because: str
     setting: str  # as a person writes it
-    gap: Gap
-    change: str
+    change: str  # of the gap under this setting: smaller, or larger if the setting adds the cause
+    present: Gap
+    removed: Gap
 
 
 def read_explanations(path: Path) -> tuple[Gap, list[Explanation]]:
@@ -46,11 +51,18 @@ def read_explanations(path: Path) -> tuple[Gap, list[Explanation]]:
         setting, without = entry.get("setting", ""), entry.get("without", [])
         if entry["change"] not in CHANGES or not network >= set(without):
             raise SpecError(f"{path}: {entry['because']}: change must be one of {CHANGES}, without of the network")
-        row_setting = without_folders(setting)
-        gap = Gap(Network(network - set(without), row_setting), Network(other, row_setting))
+        changed = _gap(network - set(without), other, setting)
+        gaps = [_gap(network, other, entry.get("against", "")), changed]
+        present, removed = reversed(gaps) if entry["change"] == "larger" else gaps
         shown = setting or f"without {load_roadmap().joined_labels(without)}"
-        explanations.append(Explanation(entry["because"], shown, gap, entry["change"]))
-    return Gap(Network(network), Network(other)), explanations
+        shown += f", against {entry['against']}" if "against" in entry else ""
+        explanations.append(Explanation(entry["because"], shown, entry["change"], present, removed))
+    return _gap(network, other, ""), explanations
+
+
+def _gap(network: frozenset[str], other: frozenset[str], setting: str) -> Gap:
+    setting = without_folders(setting)  # as rows have it
+    return Gap(Network(network, setting), Network(other, setting))
 
 
 def predictions_table(path: Path) -> str:
@@ -61,50 +73,63 @@ def predictions_table(path: Path) -> str:
     return markdown(pd.DataFrame(lines, columns=COLUMNS[:3]), [], TEXT_COLUMNS).strip()
 
 
-def explanations_table(path: Path, held_out: Sequence[Study], test: Sequence[Study]) -> str:
+def explanations_table(path: Path, held_out: Studies, test: Studies) -> str:
     """Return the explanations in the file `path` as Markdown, with their results on held-out images and the test set.
 
-    Raises KeyError if a side has no row of the gap under the standard setting.
+    The top-1 and the ratio of errors under the setting are those on the test set, if there are any. Raises KeyError if
+    a side has no row of the gap under the standard setting.
     """
     standard, explanations = read_explanations(path)
-    sides = (held_out, test)
-    before = [measure_gap(studies, standard) for studies in sides]
-    first = ["ConvNeXt minus ResNet", "as in the study", "", *(_format(gap) for gap in before), ""]
-    lines = [first]
+    sides = [measure_effect(studies, standard, standard) for studies in (held_out, test)]
+    lines = [_line("ConvNeXt minus ResNet", "as in the study", "", sides, [side.gap for side in sides], "")]
     for explanation in explanations:
-        changes = [_change(studies, standard, explanation.gap) for studies in sides]
-        verdicts = [
-            None if change is None else verdict(_in_direction(change, explanation.change), gap.mean)
-            for change, gap in zip(changes, before, strict=True)
-        ]
-        cells = [explanation.because, explanation.setting, explanation.change]
-        lines.append([*cells, *map(_format, changes), _final(*verdicts)])
+        effects = [_effect(studies, explanation) for studies in (held_out, test)]
+        verdicts = [None if effect is None else verdict(effect) for effect in effects]
+        adds = explanation.change == "larger"  # the setting adds the cause: its results are those with the cause
+        shown = [_effect(studies, explanation, adds) for studies in (held_out, test)] if adds else effects
+        changes = [None if effect is None else effect.change for effect in shown]
+        cells = explanation.because, explanation.setting, explanation.change
+        lines.append(_line(*cells, shown, changes, _final(*verdicts)))
     return markdown(pd.DataFrame(lines, columns=COLUMNS), [], TEXT_COLUMNS).strip()
 
 
-def _change(studies: Sequence[Study], standard: Gap, changed: Gap) -> Difference | None:
-    """Return the change of the gap, None if a network of it was not trained."""
+def _effect(studies: Studies, explanation: Explanation, swap: bool = False) -> Effect | None:
+    """Return the effect, None if a network of it has no completed run; with `swap` that of adding the cause."""
+    gaps = explanation.present, explanation.removed
     try:
-        return change_of_gap(studies, standard, changed)
+        return measure_effect(studies, *(reversed(gaps) if swap else gaps))
     except KeyError:
         return None
 
 
-def _in_direction(change: Difference, predicted: str) -> Difference:
-    """Return the effect, positive if the change is the predicted one; a gap below zero is smaller if it rises."""
-    if predicted == "smaller":
-        return change
-    return replace(change, mean=-change.mean, low=-change.high, high=-change.low)
+def _line(
+    because: str,
+    setting: str,
+    prediction: str,
+    effects: Sequence[Effect | None],
+    changes: Sequence[Difference | None],
+    conclusion: str,
+) -> list[str]:
+    """Return a line of the table, with the top-1 and the ratio of errors after the last of the `effects`."""
+    known = [effect for effect in effects if effect is not None]
+    top1 = "{:.2f}, {:.2f}".format(*known[-1].top1) if known else NO_VALUE
+    ratio = f"{known[-1].ratios[1]:.2f}" if known else NO_VALUE
+    seeds = ", ".join(NO_VALUE if effect is None else str(effect.num_seeds) for effect in effects)
+    return [because, setting, prediction, top1, ratio, *map(_format, changes), seeds, conclusion]
 
 
 def _final(held_out: str | None, test: str | None) -> str:
     """Return the verdict: confirmed only if the held-out images and the test set give the same one."""
     if test is None:
         return f"{held_out} (held-out only)" if held_out else "not tested"
-    return f"{test}, confirmed" if held_out == test else f"{test} (held-out: {held_out or 'not trained'})"
+    if held_out == test:
+        return test if test == OPEN else f"{test}, confirmed"
+    if {held_out, test} == {EXPLAINS, CONTRIBUTES}:
+        return f"{CONTRIBUTES}, confirmed"
+    return f"{test} (held-out: {held_out or 'not trained'})"
 
 
 def _format(difference: Difference | None) -> str:
     if difference is None:
-        return "–"
+        return NO_VALUE
     return f"{difference.mean:+.2f} ({format_interval(difference.low, difference.high)})"
