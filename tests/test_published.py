@@ -8,18 +8,24 @@ import shlex
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from roadmap.config.tuned import BEST_NAME
 from roadmap.records.manifest import Manifest, read_manifest
 from roadmap.records.record import COMPLETED, FORMAT, RUNS_FOLDER, read_record
 from roadmap.report.writer import write_report
 from tests.conftest import ROOT, background
 
 STUDY_FILES = (ROOT / "reports").glob("*/*/study.json")
-PUBLISHED = sorted(path.parent for path in STUDY_FILES if path.parent.name != RUNS_FOLDER)
+ALL = sorted(path.parent for path in STUDY_FILES if path.parent.name != RUNS_FOLDER)
+TUNED = [study for study in ALL if (study / BEST_NAME).is_file()]  # their table is that of the trials
+PUBLISHED = [study for study in ALL if study not in TUNED]
 QUICK = ("roadmap",)  # studies that the default suite checks
-REPORTS = (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
-RESULTS = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Results\n")[1].split("\n## ")[0]
+PAGES = ("reports/README.md", "reports/fashion_mnist/README.md", "docs/small-data.md", "README.md")
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
+REPORTS = "\n".join(TEXTS.values())
+TEXTS["README.md"] = TEXTS["README.md"].split("\n## Results\n")[1].split("\n## ")[0]
 TABLES = ("roadmap.csv", "roadmap.md", "roadmap.tex")
 MIB = 2**20
 
@@ -88,7 +94,7 @@ def test_the_commands_find_all_runs_finished(study: Path, tmp_path: Path, monkey
 
 @pytest.mark.parametrize("folder", sorted({study.parent for study in PUBLISHED}), ids=lambda folder: folder.name)
 def test_published_records_are_complete_small_and_without_local_paths(folder: Path) -> None:
-    runs = {name for study in PUBLISHED if study.parent == folder for name in manifest_of(study).runs}
+    runs = {name for study in ALL if study.parent == folder for name in manifest_of(study).runs}
     assert {path.name for path in (folder / RUNS_FOLDER).iterdir()} == runs
     precisions: dict[str, set[str]] = {}
     for name in runs:
@@ -100,28 +106,45 @@ def test_published_records_are_complete_small_and_without_local_paths(folder: Pa
         precisions.setdefault(record["study"], set()).add(record["device"]["precision"])
     assert all(len(values) == 1 for values in precisions.values()), precisions
     published = [path for path in folder.rglob("*") if path.suffix not in (".pt", ".txt")]
-    assert sum(path.stat().st_size for path in published if path.is_file()) < 20 * MIB
+    assert sum(path.stat().st_size for path in published if path.is_file()) < 25 * MIB
+
+
+@pytest.mark.parametrize("study", TUNED, ids=name_of)
+def test_tuned_values_are_those_of_the_best_run(study: Path) -> None:
+    best, trials = json.loads((study / BEST_NAME).read_text("utf-8")), pd.read_csv(study / "trials.csv")
+    records = [read_record(study.parent / RUNS_FOLDER / name) for name in manifest_of(study).runs]
+    for step, values in best.items():
+        own = [record for record in records if record is not None and record["name"] == step]
+        assert len(own) == (trials["step"] == step).sum() > 1
+        found = max(own, key=lambda record: record["top1"])
+        assert found["top1"] == pytest.approx(trials[trials["step"] == step]["top1"].max())
+        for field, value in values.items():
+            section, name = field.split(".")
+            assert found["config"][section][name] == pytest.approx(value), field
 
 
 NUMBER = r"(?<![\w.,])[-+]?\d+(?:,\d{3})*(?:\.\d+)?"
 GENERATED = r"(?s)<!-- (\S+) -->.*?<!-- /\1 -->"
-CODE_AND_LINKS = r"(?s)```.*?```|\]\(\S+\)"
-TEXTS = {"reports/README.md": REPORTS, "README.md": RESULTS}
+CODE = r"(?ms)^ *```.*?```|^ *\d+\. "  # and the numbers of lists
+CITED = r"(?m)^\|.*\]\(http.*$"  # a row of a table that names its source
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_every_number_of_the_prose_is_in_a_table_or_in_the_rule(text: str) -> None:
-    """A number is in the row of a step that its sentence names, in the rule, or in a generated note; with its sign."""
+    """A number is in the row of a step that its sentence names, in the rule, or in a generated note; with its sign.
+
+    Sentences that link to another source have numbers of that source.
+    """
     generated = "\n".join(match[0] for match in re.finditer(GENERATED, REPORTS))
     tables = "\n".join([generated, *(study.joinpath("roadmap.md").read_text("utf-8") for study in PUBLISHED)])
     rows = [(row.split("|")[1].split(" (")[0].strip(), numbers(row)) for row in re.findall(r"(?m)^\|.*", tables)]
     rules = [path.read_text("utf-8") for path in (ROOT / "experiments").glob("*_*.md")]
     known = numbers("\n".join([*rules, re.sub(r"(?m)^\|.*", "", generated)]))
-    prose = re.sub(CODE_AND_LINKS, "", re.sub(GENERATED, "", text))
+    prose = re.sub(f"{CODE}|{CITED}", "", re.sub(GENERATED, "", text))
     count = 0
     for sentence in re.split(r"(?<=[.:;])\s|\n(?=- )|\n\n", prose):
         named = [row for name, row in rows if name.lower() in " ".join(sentence.lower().split())]
-        for number in re.findall(NUMBER, sentence):
+        for number in re.findall(NUMBER, "" if "](http" in sentence else re.sub(r"\]\(\S+\)", "", sentence)):
             assert number in known.union(*named), f"{number}: {sentence}"
             count += 1
     assert count
