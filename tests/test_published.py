@@ -126,7 +126,7 @@ def test_tuned_values_are_those_of_the_best_run(study: Path) -> None:
 NUMBER = r"(?<![\w.,])[-+]?\d+(?:,\d{3})*(?:\.\d+)?"
 GENERATED = r"(?s)<!-- (\S+) -->.*?<!-- /\1 -->"
 CODE = r"(?ms)^ *```.*?```|^ *\d+\. "  # and the numbers of lists
-CITED = r"(?m)^\|.*\]\(http.*$"  # a row of a table that names its source
+CITED = r"^\|[^\n]*\]\(http[^\n]*$"  # a row of a table that names its source
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
