@@ -49,12 +49,15 @@ class Manifest:
     @property
     def is_path(self) -> bool:
         """Whether each row builds on an earlier one, as along a roadmap."""
-        return self.design in (Design.grid.value, Design.search_found.value, Design.search_race.value)
+        return self.design == Design.grid.value or self.is_descriptive
 
     @property
     def is_descriptive(self) -> bool:
-        """Whether the study supports no claim: a race chooses by its results what it trains, and the roadmap that a
-        search found has the runs with which its claims were tested already."""
+        """Whether the study supports no claim, whatever its number of seeds.
+
+        A race chooses what it trains by the results. The study of the found roadmap shares its runs with the study of
+        the found network, which has the claims.
+        """
         return self.design in (Design.search_found.value, Design.search_race.value)
 
 

@@ -18,7 +18,7 @@ from roadmap.runtime.files import write_atomically
 
 RESULT_NAME = "search.json"  # in the study's folder
 CANDIDATES_NAME, FIGURE_NAME = "candidates.csv", "front"
-NOT_COMPARED = "not compared (above the bound on the cost, impossible or not completed)"
+NOT_COMPARED = "not compared (beyond a bound on the cost, impossible or not completed)"
 FOUND_PATH = Path("conf/roadmap/found.yaml")  # in the folder of the report
 
 
@@ -94,9 +94,9 @@ def _conclusion(study: Study, result: dict[str, Any]) -> str:
     groups: dict[str, list[str]] = {"take": [], "leave out": [], "not resolved": [], NOT_COMPARED: []}
     least = result.get("min_images_per_second")  # an earlier search.json does not have it
     for name, network in result["changes"].items():
-        row, comparison = _row(study, network or []) or (None, None)
+        row, comparison = (None, None) if network is None else _row(study, network) or (None, None)
         group, label = NOT_COMPARED, roadmap.transforms[name].label
-        if row is not None and comparison is not None and comparison.n and not _is_slow(row, least):
+        if network is not None and row and comparison and comparison.n and not _is_slow(row, least):
             verdict = comparison.verdict
             better = {LOSS: "take", GAIN: "leave out"} if name in winner else {LOSS: "leave out", GAIN: "take"}
             group = better.get(verdict, "not resolved")

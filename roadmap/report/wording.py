@@ -25,9 +25,10 @@ COMPARED_WITH = {
     "recipe": "“nothing added” for added ingredients, and to “nothing left out” for ingredients left out",
 }
 DESCRIPTIVE_NOTES = {
-    "search_found": "The claims of the search are those of its report with the found network. These gains are of the"
-    " same runs, and descriptive.",
-    "search_race": "A race gives more seeds to networks with better results, so the gains are biased and descriptive.",
+    "search_found": "These gains are descriptive. They come from the same runs as the claims of the search, which are"
+    " in the report of the found network.",
+    "search_race": "A race gives more seeds to networks with better results. The gains are therefore biased, and"
+    " descriptive.",
 }
 SHAPLEY_NOTE = (
     "Shapley value: mean gain of a step, in points of top-1, over sampled orders of all steps; each order is used"

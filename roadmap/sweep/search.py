@@ -51,8 +51,8 @@ MOST_PARALLEL = 64  # more runs at once are not considered
 def search(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> None:
     """Search, confirm the result, and write the results.
 
-    Raises SpecError before anything starts, Stopped after a signal, and RunFailed if a run of the confirmation or all
-    runs of a round of the race failed.
+    Raises SpecError before anything starts, Stopped after a signal, and RunFailed if a run of the confirmation failed,
+    all runs of a round of the race, or with failures=stop any run.
     """
     check_design(config)
     set_holdout(config)
@@ -100,7 +100,8 @@ def _bound(candidates: Candidates, spec: RunSpec) -> float:
 def _all_above_the_bound(space: Space, candidates: Candidates) -> str:
     bound, candidates.max_macs = candidates.max_macs, None
     least = min(candidates.macs(candidate) or 0 for candidate in space.first_candidates())
-    return f"search.max_macs={bound:g}: the cheapest network with which the search begins has {least:.0f}; give more"
+    message = f"the cheapest of the networks that the search trains first has {least:.0f}; give at least as many"
+    return f"search.max_macs={bound:g}: {message}"
 
 
 def describe(space: Space, candidates: Candidates, budget: int | float, holdout: int) -> str:
@@ -129,10 +130,13 @@ def describe(space: Space, candidates: Candidates, budget: int | float, holdout:
         runs = [candidates.run(end, 0, holdout, spec.study) for end in (space.base, space.full)]
         mean, parallel = mean_duration(runs), _num_parallel(runs)
         if mean is not None:
-            times = [format_duration(count * mean / parallel) for count in (budget, most) if isinstance(count, int)]
-            race_time = f"race about {times[0]}, " if isinstance(budget, int) else ""
+            race_time = ""
+            if isinstance(budget, int):
+                at_once = min(parallel, round_size(budget, num_first, parallel))
+                race_time = f"race about {format_duration(budget * mean / at_once)}, "
+            confirmation = f"confirmation at most about {format_duration(most * mean / parallel)}"
             runs_text = f"runs of about {format_duration(mean)}, {parallel} at once"
-            lines.append(f"time: {race_time}confirmation at most about {times[-1]}; {runs_text}")
+            lines.append(f"time: {race_time}{confirmation}; {runs_text}")
     return "\n".join(lines)
 
 
@@ -166,7 +170,7 @@ def run_race(space: Space, candidates: Candidates, budget: int | float, holdout:
 
 def _num_parallel(runs: Sequence[PlannedRun]) -> int:
     """Return how many runs such as these train at once in a round with enough of them."""
-    return place_runs([*runs] * MOST_PARALLEL).num_parallel
+    return place_runs(([*runs] * MOST_PARALLEL)[:MOST_PARALLEL]).num_parallel
 
 
 def _size_of_race(space: Space, candidates: Candidates, budget: int | float, holdout: int) -> tuple[int, int]:

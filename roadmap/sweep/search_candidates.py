@@ -77,8 +77,9 @@ class Candidates:
         return PlannedRun(spec, [*overrides, f"study={study}"], (), self.base.folders)
 
     def settings(self, holdout: int) -> str:
-        """Return what the results of a search depend on besides its networks: the name of a run of the start."""
-        return run_name(self.run(self.start, 0, holdout, self.race_study).spec)
+        """Return the names of a run of each end; they contain the hash of everything that decides the results."""
+        ends = (self.start, self.full)
+        return " ".join(run_name(self.run(end, 0, holdout, self.race_study).spec) for end in ends)
 
     def macs(self, candidate: Candidate) -> float | None:
         """Return the multiply-adds of one image, None if the network is impossible."""
@@ -99,14 +100,14 @@ class Candidates:
             return None
 
     def is_possible(self, candidate: Candidate) -> bool:
-        """Return whether the network can be built, and is within the bounds on its cost, as far as they are known."""
+        """Return whether the network can be built, is within the bound on its multiply-adds, and has no slow run."""
         macs = self.macs(candidate)
         return macs is not None and (self.max_macs is None or macs <= self.max_macs) and candidate not in self.slow
 
     def train(self, runs: dict[Key, PlannedRun]) -> dict[Key, dict[str, Any]]:
         """Train the runs of the race that are not finished, and return the records of the finished ones.
 
-        Raises RunFailed if all of several runs failed, or one with failures=stop.
+        Raises RunFailed if all of them failed and there are several, or, with failures=stop, if one failed or diverged.
         """
         planned = list(runs.values())
         left = runs_to_do(planned)  # before anything is written

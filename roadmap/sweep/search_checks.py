@@ -88,8 +88,9 @@ def check_settings(spec: RunSpec, settings: str) -> None:
     except (OSError, ValueError, AttributeError):  # there is none, or the search writes it again
         return
     if before != settings:
-        message = "has a search with another data, base, budget, recipe, design.start or data.holdout"
-        raise SpecError(f"study={spec.study}: {message}; choose another name with study=NAME")
+        fields = "data, base, budget, recipe, design.start, design.full or data.holdout"
+        message = f"has a search with other settings ({fields}); choose another name with study=NAME"
+        raise SpecError(f"study={spec.study}: {message}")
 
 
 def check_studies(spec: RunSpec) -> None:

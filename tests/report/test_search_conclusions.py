@@ -57,7 +57,7 @@ def test_each_transform_is_in_the_group_that_its_comparison_decides(tmp_path: Pa
     conclusion, *ends = search_sentences(make_search(tmp_path, {**TOP1}), make_result())
     assert conclusion == (
         "On digits at this budget: take stage ratio; leave out patchify stem; not resolved ReLU → GELU;"
-        " not compared (above the bound on the cost, impossible or not completed) BN → LN."
+        " not compared (beyond a bound on the cost, impossible or not completed) BN → LN."
     )
     assert ends[0] == "Found network: a found network, 3.25 MMACs."
     assert ends[1].startswith("Gain over the start of the search with fresh seeds on the test set: +") and (
@@ -83,6 +83,14 @@ def test_networks_whose_runs_diverged_are_not_compared(tmp_path: Path, without: 
     else:
         assert start == "It was not compared with the start of the search, which has no completed runs."
         assert "take stage ratio" in conclusion and last.startswith("Gain over the last step")
+
+
+def test_an_impossible_change_is_not_the_start_without_transforms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "START", [])
+    conclusion = search_sentences(make_search(tmp_path, {**TOP1}), make_result() | {"start": []})[0]
+    assert conclusion.endswith("not compared (beyond a bound on the cost, impossible or not completed) BN → LN.")
 
 
 def test_networks_slower_than_the_bound_are_not_compared(tmp_path: Path) -> None:
