@@ -25,9 +25,9 @@ PUBLISHED = ROOT / "reports" / "fashion_mnist"
 def study(tmp_path: Path) -> Path:
     """A study of two steps with two seeds each, made of published records."""
     folder = tmp_path / "experiments" / "exploration"
-    content = json.loads((PUBLISHED / "exploration" / "study.json").read_text())
+    content = json.loads((PUBLISHED / "roadmap" / "study.json").read_text())
     names = [name for name in content["runs"] if name.startswith(("gelu-", "fewer_norms-"))]
-    names = [name for name in names if len(content["runs"][name]) == 2 and not name.endswith("102")]
+    names = [name for name in names if name.endswith(("seed0", "seed1"))]
     content["runs"] = {name: content["runs"][name] for name in names}
     assert len(names) == 4
     folder.mkdir(parents=True)

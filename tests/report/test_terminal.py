@@ -18,7 +18,7 @@ LABELS = ["gelu", "a long label " * 8, "x" * 100, "卷积神经网络" * 16, "[b
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    folder = ROOT / "reports" / "fashion_mnist" / "exploration"
+    folder = ROOT / "reports" / "fashion_mnist" / "roadmap"
     return readable_table(read_study(folder).table.head(len(LABELS)).assign(label=LABELS))
 
 

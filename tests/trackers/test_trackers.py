@@ -167,11 +167,11 @@ def test_finished_records_can_be_written_later(tmp_path: Path) -> None:
             assert_holds_the_run(stored[path.parent.name], path.parent, tracker)
 
 
-def test_records_of_earlier_versions_have_a_point_for_each_epoch(tmp_path: Path) -> None:
-    done = call_main("log_records", str(PUBLISHED / "leave_one_out"), "logger=tensorboard", "--to", str(tmp_path / "t"))
+def test_records_without_iterations_have_a_point_for_each_epoch(tmp_path: Path) -> None:
+    done = call_main("log_records", str(PUBLISHED / "learning_rates"), "logger=tensorboard", "--to", str(tmp_path / "t"))
     assert done.code == 0, done
     stored = READERS["tensorboard"](tmp_path / "t")
-    study = json.loads((PUBLISHED / "leave_one_out" / "study.json").read_text("utf-8"))
+    study = json.loads((PUBLISHED / "learning_rates" / "study.json").read_text("utf-8"))
     assert stored.keys() == study["runs"].keys()
     for run, content in stored.items():
         record = json.loads((PUBLISHED / "runs" / run / "record.json").read_text("utf-8"))
