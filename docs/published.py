@@ -21,8 +21,6 @@ from roadmap.report.search import read_search
 from roadmap.report.wording import agreement_sentences, failure_lines, unchanged_lines
 
 EXPLANATIONS = Path(__file__).parent.parent / "experiments/why.yaml"
-
-
 _FORMS = {"change": "{:+.2f}"}
 
 
@@ -104,8 +102,8 @@ def table_of_top1(study: Study) -> str:
     table = pd.DataFrame.from_dict(cells, orient="index")
     if table.shape[1] == 2:
         table["change"] = table.iloc[:, 1] - table.iloc[:, 0]
-    shown = table.apply(
-        lambda column: column.map(partial(format_value, "{:+.2f}" if column.name == "change" else "{:.2f}"))
+    shown = pd.DataFrame(
+        {name: table[name].map(partial(format_value, _FORMS.get(str(name), "{:.2f}"))) for name in table.columns}
     )
     return markdown(shown.rename_axis("step").reset_index(), []).strip()
 

@@ -168,7 +168,9 @@ def test_finished_records_can_be_written_later(tmp_path: Path) -> None:
 
 
 def test_records_without_iterations_have_a_point_for_each_epoch(tmp_path: Path) -> None:
-    done = call_main("log_records", str(PUBLISHED / "learning_rates"), "logger=tensorboard", "--to", str(tmp_path / "t"))
+    done = call_main(
+        "log_records", str(PUBLISHED / "learning_rates"), "logger=tensorboard", "--to", str(tmp_path / "t")
+    )
     assert done.code == 0, done
     stored = READERS["tensorboard"](tmp_path / "t")
     study = json.loads((PUBLISHED / "learning_rates" / "study.json").read_text("utf-8"))
