@@ -90,8 +90,8 @@ def fill_rule(text: str) -> str:
 
 def fill_results(text: str) -> str:
     """Return a page with the tables of the published studies."""
-    for folder, names in re.findall(r"<!-- (\w+)/([\w+:-]+) -->", text):
-        text = replace_part(text, f"{folder}/{names}", "\n\n".join(results(REPORTS / folder, names)))
+    for folder, part in re.findall(r"<!-- (\w+)/([\w+:]+) -->", text):
+        text = replace_part(text, f"{folder}/{part}", "\n\n".join(results(REPORTS / folder, part)))
     return text
 
 

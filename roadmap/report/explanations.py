@@ -23,10 +23,6 @@ from roadmap.report.columns import NO_VALUE, format_interval
 from roadmap.report.formats import markdown
 
 CHANGES = ("smaller", "larger")
-COLUMNS = [
-    *("explanation", "setting", "prediction: gap", "ConvNeXt, ResNet (%)", "ratio of errors"),
-    *("change, held-out", "change, test", "seeds", "verdict"),
-]
 TEXT_COLUMNS = {"explanation", "setting", "prediction: gap", "verdict"}
 Studies = Sequence[Study]
 
@@ -42,22 +38,50 @@ class Explanation:
     removed: Gap
 
 
-def read_explanations(path: Path) -> tuple[Gap, list[Explanation]]:
-    """Return the gap under the standard setting and its explanations. Raises SpecError for a damaged file."""
+@dataclass(frozen=True)
+class Explanations:
+    """A gap under the standard setting, the names of its two networks, and explanations of it."""
+
+    labels: tuple[str, str]
+    standard: Gap
+    entries: list[Explanation]
+
+
+def read_explanations(path: Path) -> Explanations:
+    """Read a file such as experiments/why.yaml. Raises SpecError that names the entry with a mistake."""
     content, steps = read_yaml(path), load_roadmap().steps
-    network, other = (frozenset(steps[content[name]].transforms) for name in ("network", "other"))
-    explanations = []
-    for entry in content["explanations"]:
-        setting, without = entry.get("setting", ""), entry.get("without", [])
-        if entry["change"] not in CHANGES or not network >= set(without):
-            raise SpecError(f"{path}: {entry['because']}: change must be one of {CHANGES}, without of the network")
-        changed = _gap(network - set(without), other, setting)
-        gaps = [_gap(network, other, entry.get("against", "")), changed]
+    try:
+        labels = content["network"]["label"], content["other"]["label"]
+        network, other = (frozenset(steps[content[name]["step"]].transforms) for name in ("network", "other"))
+        entries = list(content["explanations"])
+    except (KeyError, TypeError) as error:
+        raise SpecError(f"{path}: needs network and other, each with step and label, and explanations") from error
+    standard, found = _gap(network, other, ""), []
+    for entry in entries:
+        if problem := _problem(entry, network):
+            raise SpecError(f"{path}: {entry}: {problem}")
+        setting, without, against = entry.get("setting", ""), entry.get("without", []), entry.get("against", "")
+        gaps = _gap(network, other, against), _gap(network - set(without), other, setting)
         present, removed = reversed(gaps) if entry["change"] == "larger" else gaps
         shown = setting or f"without {load_roadmap().joined_labels(without)}"
-        shown += f", against {entry['against']}" if "against" in entry else ""
-        explanations.append(Explanation(entry["because"], shown, entry["change"], present, removed))
-    return _gap(network, other, ""), explanations
+        shown += f", against {against}" if against else ""
+        found.append(Explanation(entry["because"], shown, entry["change"], present, removed))
+    return Explanations(labels, standard, found)
+
+
+def _problem(entry: object, network: frozenset[str]) -> str | None:
+    """Return what is wrong with an entry of the file, None if nothing."""
+    if not isinstance(entry, dict) or not entry.keys() <= {"because", "setting", "without", "change", "against"}:
+        return "an entry has because, change, setting or without, and possibly against"
+    if not isinstance(entry.get("because"), str):
+        return "because must be the explanation"
+    if entry.get("change") not in CHANGES:
+        return f"change must be one of {', '.join(CHANGES)}"
+    if ("setting" in entry) == ("without" in entry):
+        return "needs setting or without, not both"
+    if "without" in entry and not (entry["without"] and network >= set(entry["without"])):
+        return "without must be a list of transforms of the network"
+    return None
 
 
 def _gap(network: frozenset[str], other: frozenset[str], setting: str) -> Gap:
@@ -67,30 +91,37 @@ def _gap(network: frozenset[str], other: frozenset[str], setting: str) -> Gap:
 
 def predictions_table(path: Path) -> str:
     """Return the explanations in the file `path` as Markdown, with their settings and predictions."""
-    lines = [
-        [explanation.because, explanation.setting, explanation.change] for explanation in read_explanations(path)[1]
-    ]
-    return markdown(pd.DataFrame(lines, columns=COLUMNS[:3]), [], TEXT_COLUMNS).strip()
+    entries = read_explanations(path).entries
+    lines = [[explanation.because, explanation.setting, explanation.change] for explanation in entries]
+    columns = ["explanation", "setting", "prediction: gap"]
+    return markdown(pd.DataFrame(lines, columns=columns), [], TEXT_COLUMNS).strip()
 
 
 def explanations_table(path: Path, held_out: Studies, test: Studies) -> str:
     """Return the explanations in the file `path` as Markdown, with their results on held-out images and the test set.
 
-    The top-1 and the ratio of errors under the setting are those on the test set, if there are any. Raises KeyError if
-    a side has no row of the gap under the standard setting.
+    The top-1 and the ratio of errors under the setting are those on the test set, if there are any. Raises SpecError if
+    a study has a row that no explanation uses, and KeyError if a side has no row of the gap under the standard setting.
     """
-    standard, explanations = read_explanations(path)
+    content = read_explanations(path)
+    standard = content.standard
+    used = {network for entry in content.entries for gap in (entry.present, entry.removed) for network in gap}
+    for row in (row for study in (*held_out, *test) for row in study.rows):
+        if Network(frozenset(row.transforms), row.setting) not in used.union(standard):
+            raise SpecError(f"{path}: no explanation uses the row {'-'.join(row.transforms)} {row.setting}".rstrip())
     sides = [measure_effect(studies, standard, standard) for studies in (held_out, test)]
-    lines = [_line("ConvNeXt minus ResNet", "as in the study", "", sides, [side.gap for side in sides], "")]
-    for explanation in explanations:
-        effects = [_effect(studies, explanation) for studies in (held_out, test)]
+    network, other = content.labels
+    lines = [_line(f"{network} minus {other}", "as in the study", "", sides, [side.gap for side in sides], "")]
+    for entry in content.entries:
+        effects = [_effect(studies, entry) for studies in (held_out, test)]
         verdicts = [None if effect is None else verdict(effect) for effect in effects]
-        adds = explanation.change == "larger"  # the setting adds the cause: its results are those with the cause
-        shown = [_effect(studies, explanation, adds) for studies in (held_out, test)] if adds else effects
+        adds = entry.change == "larger"  # the setting adds the cause: its results are those with the cause
+        shown = [_effect(studies, entry, adds) for studies in (held_out, test)] if adds else effects
         changes = [None if effect is None else effect.change for effect in shown]
-        cells = explanation.because, explanation.setting, explanation.change
-        lines.append(_line(*cells, shown, changes, _final(*verdicts)))
-    return markdown(pd.DataFrame(lines, columns=COLUMNS), [], TEXT_COLUMNS).strip()
+        lines.append(_line(entry.because, entry.setting, entry.change, shown, changes, _final(*verdicts)))
+    columns = ["explanation", "setting", "prediction: gap", f"{network}, {other} (%)", "ratio of errors"]
+    columns += ["change, held-out", "change, test", "seeds", "verdict"]
+    return markdown(pd.DataFrame(lines, columns=columns), [], TEXT_COLUMNS).strip()
 
 
 def _effect(studies: Studies, explanation: Explanation, swap: bool = False) -> Effect | None:
