@@ -125,5 +125,5 @@ def ends(study: Study) -> list[str]:
         f"Without the first gain, Kendall's tau of the other {steps.all_steps} gains is {steps.tau:.2f} (95 % interval"
         f" {steps.tau_low:.2f} to {steps.tau_high:.2f}, p = {steps.tau_p:.2g}). ConvNeXt minus the ResNet with the"
         f" enhanced recipe: {effect.gap.mean:+.2f} points ({effect.num_seeds} seeds, 95 % interval"
-        f" {format_interval(effect.gap.low, effect.gap.high)}). Neither is one of the planned comparisons of this table."
+        f" {format_interval(effect.gap.low, effect.gap.high)}). Neither is one of this table's planned comparisons."
     ]

@@ -56,7 +56,8 @@ def read_explanations(path: Path) -> Explanations:
         entries = list(content["explanations"])
     except (KeyError, TypeError) as error:
         raise SpecError(f"{path}: needs network and other, each with step and label, and explanations") from error
-    standard, found = _gap(network, other, ""), []
+    standard = _gap(network, other, "")
+    found: list[Explanation] = []
     for entry in entries:
         if problem := _problem(entry, network):
             raise SpecError(f"{path}: {entry}: {problem}")
