@@ -52,7 +52,7 @@ def results(folder: Path, part: str) -> list[str]:
         return [table_of_steps(first, first.table), *sentences, *notes]
     if first.manifest.design != "grid":
         return [table_of_parts(pd.concat([study.table for study in studies], ignore_index=True)), *notes]
-    return [table_of_steps(first, first.table), *agreement_sentences(first), *ends(first), *notes]
+    return [table_of_steps(first, first.table), *agreement_sentences(first), *unplanned_comparisons(first), *notes]
 
 
 def summary(study: Study) -> pd.DataFrame:
@@ -106,7 +106,7 @@ def table_of_parts(table: pd.DataFrame) -> str:
     return markdown(pd.DataFrame(lines, columns=columns), []).strip()
 
 
-def ends(study: Study) -> list[str]:
+def unplanned_comparisons(study: Study) -> list[str]:
     """Return two comparisons that the rule of the study did not plan, none for a study without the rows of the paper.
 
     They are the agreement of the order of the steps that change the network, and ConvNeXt minus the ResNet.

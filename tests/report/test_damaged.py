@@ -24,7 +24,7 @@ PUBLISHED = ROOT / "reports" / "fashion_mnist"
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     """A study of two steps with two seeds each, made of published records."""
-    folder = tmp_path / "experiments" / "exploration"
+    folder = tmp_path / "experiments" / "roadmap"
     content = json.loads((PUBLISHED / "roadmap" / "study.json").read_text())
     names = [name for name in content["runs"] if name.startswith(("gelu-", "fewer_norms-"))]
     names = [name for name in names if name.endswith(("seed0", "seed1"))]
@@ -35,7 +35,7 @@ def study(tmp_path: Path) -> Path:
     for name in names:
         run = folder.parent / RUNS_FOLDER / name
         shutil.copytree(PUBLISHED / RUNS_FOLDER / name, run)
-        change_record(run, study="exploration")
+        change_record(run, study="roadmap")
     return folder
 
 
@@ -109,7 +109,7 @@ def test_with_a_damaged_study_list_the_rows_are_the_runs_that_name_the_study(dam
     (study / "study.json").write_text(damage)
     change_record(other, study="other")
     out = report(study)
-    assert "exploration/study.json: invalid study file (" in out and "whose record names this study" in out
+    assert "roadmap/study.json: invalid study file (" in out and "whose record names this study" in out
     assert "; 3 runs, " in out
     assert (study / "study.json").read_text() == damage
 

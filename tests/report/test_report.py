@@ -22,6 +22,8 @@ from roadmap.report.writer import write_report
 from tests.conftest import ROOT
 from tests.helpers import make_study, write_run
 
+RELEASE = Path(__file__).parent.parent / "records" / "release_0_2_0"
+
 
 def test_steps_that_the_paper_resolves_are_listed_by_their_result(tmp_path: Path) -> None:
     # Table 10: stage ratio +0.54, depthwise conv -1.11, increase width +2.19, all beyond its noise; patchify is not.
@@ -40,6 +42,16 @@ def test_steps_that_the_paper_resolves_are_listed_by_their_result(tmp_path: Path
         "Steps that the paper's own numbers resolve: resolved here with the same sign: stage ratio; resolved here with"
         " the opposite sign: depthwise conv; not resolved here: increase width."
     )
+
+
+def test_runs_of_release_0_2_0_give_their_report(tmp_path: Path) -> None:
+    """Two published runs of that release: correct.npy has one byte for each image, quick_lr_multiplier is a field."""
+    text = write_report(RELEASE / "roadmap", tmp_path)
+    table = pd.read_csv(tmp_path / "roadmap.csv")
+    for path in (RELEASE / "runs").glob("*/record.json"):
+        record = json.loads(path.read_text("utf-8"))
+        assert table.set_index("step").loc[record["name"], "top1_mean"] == pytest.approx(record["top1"])
+    assert len(table) == 2 and "(record format 3)" in text and "Only the accuracy" not in text
 
 
 def test_records_of_an_earlier_format_are_used_alone_or_left_out(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_bad_trackers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments, message in (
         (("+step=gelu", "logger=tensorboard,mlflow", "-m"), "give several trackers as logger=[tensorboard,mlflow]"),
         (("+step=gelu", "log_every=0"), "log_every=0: must be a positive number of iterations"),
-        (("log_records", str(PUBLISHED / "recipe"), "mlflow"), "mlflow: must be logger=NAME, as logger=tensorboard"),
+        (("log_records", str(PUBLISHED / "roadmap"), "mlflow"), "mlflow: must be logger=NAME, as logger=tensorboard"),
         (("log_records", "absent", "logger=mlflow"), "absent: no such folder"),
     ):
         result = call_main(*arguments)
