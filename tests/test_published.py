@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shlex
 import shutil
 from pathlib import Path
+from statistics import mean
+from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -122,6 +125,43 @@ def test_tuned_values_are_those_of_the_best_run(study: Path) -> None:
         for field, value in values.items():
             section, name = field.split(".")
             assert found["config"][section][name] == pytest.approx(value), field
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module("published")
+
+
+def top1_of(study: str, step: str, *, override: str = "") -> float:
+    """Return the mean top-1 of the runs of a step in a study of Fashion-MNIST, with an override of that command."""
+    folder = ROOT / "reports" / "fashion_mnist"
+    runs = manifest_of(folder / study).runs
+    names = [name for name, own in runs.items() if name.startswith(f"{step}-") and (not override or override in own)]
+    assert names
+    return mean(json.loads((folder / RUNS_FOLDER / name / "record.json").read_text("utf-8"))["top1"] for name in names)
+
+
+def test_the_tables_on_the_pages_have_the_means_of_the_records(tables: ModuleType) -> None:
+    folder = ROOT / "reports" / "fashion_mnist"
+    gap = top1_of("roadmap", "separate_downsampling") - top1_of("roadmap", "training_recipe")
+    *_, unplanned = tables.results(folder, "roadmap")
+    assert f"ConvNeXt minus the ResNet with the enhanced recipe: {gap:+.2f} points (10 seeds, " in unplanned
+    assert "Kendall's tau of the other 12 gains" in unplanned
+    (summary,) = tables.results(folder, "roadmap:summary")
+    steps = [line.split("|")[1].strip() for line in summary.splitlines()[2:]]
+    assert steps[:2] == ["baseline", "enhanced recipe"] and steps[-1] == "separate downsampling"
+    (rates,) = tables.results(folder, "learning_rates:top1")
+    values = {line.split("|")[1].strip(): line for line in rates.splitlines()[2:]}
+    assert (
+        f" {top1_of('learning_rates', 'fewer_norms', override='budget.lr_multiplier.adamw=256'):.2f} "
+        in (values["fewer norms"])
+    )
+    assert values["fewer norms"].count("–") == 4 == values["baseline"].count("–")  # the rates of the other optimizer
+    (doubled,) = tables.results(folder, "convergence:top1")
+    change = top1_of("convergence", "swin", override="budget.epochs=192")
+    change -= top1_of("convergence", "swin", override="budget.epochs=96")
+    assert re.search(rf"(?m)^\| Swin Transformer .* {re.escape(f'{change:+.2f}')} \|$", doubled)
 
 
 NUMBER = r"(?<![\w.,])[-+]?\d+(?:,\d{3})*(?:\.\d+)?"
