@@ -90,7 +90,7 @@ def fill_rule(text: str) -> str:
 
 def fill_results(text: str) -> str:
     """Return a page with the tables of the published studies."""
-    for folder, part in re.findall(r"<!-- (\w+)/([\w+:]+) -->", text):
+    for folder, part in re.findall(r"<!-- (\w+)/([\w+:-]+) -->", text):
         text = replace_part(text, f"{folder}/{part}", "\n\n".join(results(REPORTS / folder, part)))
     return text
 

@@ -14,16 +14,23 @@ from types import ModuleType
 import pandas as pd
 import pytest
 
+from roadmap.config.choices import Design
 from roadmap.config.tuned import BEST_NAME
 from roadmap.records.manifest import Manifest, read_manifest
 from roadmap.records.record import COMPLETED, FORMAT, RUNS_FOLDER, read_record
+from roadmap.report.search import RESULT_NAME
 from roadmap.report.writer import write_report
 from tests.conftest import ROOT, background
 
 STUDY_FILES = (ROOT / "reports").glob("*/*/study.json")
 ALL = sorted(path.parent for path in STUDY_FILES if path.parent.name != RUNS_FOLDER)
 TUNED = [study for study in ALL if (study / BEST_NAME).is_file()]  # their table is that of the trials
-PUBLISHED = [study for study in ALL if study not in TUNED]
+RACES = [
+    study for study in ALL if json.loads((study / "study.json").read_text("utf-8"))["design"] == Design.search_race.name
+]
+PUBLISHED = [study for study in ALL if study not in (*TUNED, *RACES)]  # with tables
+SEARCHES = [study for study in ALL if (study / RESULT_NAME).is_file()]
+OTHERS = [study for study in PUBLISHED if not any(study.name.startswith(search.name) for search in SEARCHES)]
 QUICK = ("roadmap",)  # studies that the default suite checks
 PAGES = ("reports/README.md", "reports/fashion_mnist/README.md", "docs/small-data.md", "README.md")
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
@@ -59,7 +66,7 @@ def test_the_records_give_the_same_tables(study: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("study", PUBLISHED, ids=name_of)
+@pytest.mark.parametrize("study", OTHERS, ids=name_of)
 def test_the_commands_find_all_runs_finished(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands train nothing, need no images, and write the same report. The dry run needs no torch either."""
     monkeypatch.chdir(tmp_path)
@@ -94,6 +101,26 @@ def test_the_commands_find_all_runs_finished(study: Path, tmp_path: Path, monkey
     for path in sorted(study.iterdir()):
         if path.suffix != ".png":  # its bytes depend on the versions of the libraries
             assert (reports / study.name / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", SEARCHES, ids=name_of)
+def test_the_command_of_a_search_decides_the_same_without_training(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    copy = tmp_path / "reports" / study.parent.name
+    shutil.copytree(study.parent, copy, ignore=shutil.ignore_patterns(".lock", "conf"))
+    for path in copy.glob(f"{study.name}*/roadmap.*"):
+        path.unlink()
+    (command,) = manifest_of(study).commands
+    process = background(*shlex.split(command)[2:])
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0 and not re.search(r"(?m)^\[\d+/\d+\]", out + err), err
+    published = [path for path in study.parent.glob(f"{study.name}*/**/*") if path.suffix in (".csv", ".md", ".yaml")]
+    assert {path.parent for path in published} > {study, study.with_name(f"{study.name}-found")}
+    for path in published:
+        assert (copy / path.relative_to(study.parent)).read_bytes() == path.read_bytes(), path.name
 
 
 @pytest.mark.parametrize("folder", sorted({study.parent for study in PUBLISHED}), ids=lambda folder: folder.name)
