@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 from statistics import mean
 from types import ModuleType
@@ -144,6 +145,19 @@ def test_published_records_are_complete_small_and_without_local_paths(folder: Pa
     assert all(len(values) == 1 for values in precisions.values()), precisions
     published = [path for path in folder.rglob("*") if path.suffix not in (".pt", ".txt")]
     assert sum(path.stat().st_size for path in published if path.is_file()) < 25 * MIB
+
+
+def test_the_commits_of_published_records_are_in_the_history() -> None:
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    if git("rev-parse", "--is-shallow-repository").stdout.strip() != "false":
+        pytest.skip("not a complete clone")
+    records = [json.loads(path.read_text("utf-8")) for path in (ROOT / "reports").glob("*/runs/*/record.json")]
+    commits = {record["git"]["commit"] for record in records}
+    assert commits
+    for commit in commits:
+        assert git("merge-base", "--is-ancestor", commit, "HEAD").returncode == 0, f"a squashed merge lost {commit}"
 
 
 @pytest.mark.parametrize("study", TUNED, ids=name_of)
