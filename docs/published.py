@@ -39,7 +39,7 @@ def results(folder: Path, part: str) -> list[str]:
     if name == "why":
         held_out, test = (read_study(folder / study) for study in ("why_held_out", "why"))
         failures = [line for study in (held_out, test) for line in failure_lines(study)]
-        return [explanations_table(EXPLANATIONS, [held_out], [test]), sentence_of_activations(), *failures]
+        return [explanations_table(EXPLANATIONS, [held_out], [test]), *sentences_of_activations(test), *failures]
     studies = [read_study(folder / study) for study in name.split("+")]
     notes = [line for study in studies for line in (*unchanged_lines(study), *failure_lines(study))]
     first = studies[0]
@@ -92,8 +92,8 @@ def table_of_top1(study: Study) -> str:
     return markdown(shown.rename_axis("step").reset_index(), []).strip()
 
 
-def sentence_of_activations() -> str:
-    """Return the numbers of activations, the explanation that explains most, in the networks of the study."""
+def sentences_of_activations(test: Study) -> list[str]:
+    """Return the numbers of activations, the explanation that explains most, and the gap that is left without it."""
     networks = {
         "the ResNet": create_model("training_recipe", "nano"),
         "ConvNeXt": create_model("separate_downsampling", "nano"),
@@ -103,7 +103,14 @@ def sentence_of_activations() -> str:
         name: sum(isinstance(layer, nn.ReLU | nn.GELU) for layer in network.modules())
         for name, network in networks.items()
     }
-    return "Number of activations: " + ", ".join(f"{name} {count}" for name, count in counts.items()) + "."
+    content = read_explanations(EXPLANATIONS)
+    (removed,) = (entry.removed for entry in content.entries if entry.setting == "without fewer activations")
+    left = measure_effect([test], removed, removed)
+    return [
+        "Number of activations: " + ", ".join(f"{name} {count}" for name, count in counts.items()) + ".",
+        f"ConvNeXt without fewer activations minus the ResNet: {left.gap.mean:+.2f} points ({left.num_seeds} seeds,"
+        f" 95 % interval {format_interval(left.gap.low, left.gap.high)}).",
+    ]
 
 
 def table_of_parts(table: pd.DataFrame) -> str:
