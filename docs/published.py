@@ -9,7 +9,9 @@ from pathlib import Path
 from statistics import mean
 
 import pandas as pd
+from torch import nn
 
+from roadmap import create_model
 from roadmap.analysis.agreement import agreement
 from roadmap.analysis.gaps import measure_effect
 from roadmap.analysis.shapley import shapley_values
@@ -36,7 +38,8 @@ def results(folder: Path, part: str) -> list[str]:
         return [(folder / f"{name}.md").read_text(encoding="utf-8").strip()]
     if name == "why":
         held_out, test = (read_study(folder / study) for study in ("why_held_out", "why"))
-        return [explanations_table(EXPLANATIONS, [held_out], [test]), *failure_lines(held_out), *failure_lines(test)]
+        failures = [line for study in (held_out, test) for line in failure_lines(study)]
+        return [explanations_table(EXPLANATIONS, [held_out], [test]), *sentences_of_activations(test), *failures]
     studies = [read_study(folder / study) for study in name.split("+")]
     notes = [line for study in studies for line in (*unchanged_lines(study), *failure_lines(study))]
     first = studies[0]
@@ -87,6 +90,27 @@ def table_of_top1(study: Study) -> str:
     if table.shape[1] == 2:
         shown["change"] = (table.iloc[:, 1] - table.iloc[:, 0]).map(partial(format_value, "{:+.2f}"))
     return markdown(shown.rename_axis("step").reset_index(), []).strip()
+
+
+def sentences_of_activations(test: Study) -> list[str]:
+    """Return the numbers of activations, the explanation that explains most, and the gap that is left without it."""
+    networks = {
+        "the ResNet": create_model("training_recipe", "nano"),
+        "ConvNeXt": create_model("separate_downsampling", "nano"),
+        "ConvNeXt without fewer activations": create_model("separate_downsampling", "nano", fewer_activations=False),
+    }
+    counts = {
+        name: sum(isinstance(layer, nn.ReLU | nn.GELU) for layer in network.modules())
+        for name, network in networks.items()
+    }
+    content = read_explanations(EXPLANATIONS)
+    (removed,) = (entry.removed for entry in content.entries if entry.setting == "without fewer activations")
+    left = measure_effect([test], removed, removed)
+    return [
+        "Number of activations: " + ", ".join(f"{name} {count}" for name, count in counts.items()) + ".",
+        f"ConvNeXt without fewer activations minus the ResNet: {left.gap.mean:+.2f} points ({left.num_seeds} seeds,"
+        f" 95 % interval {format_interval(left.gap.low, left.gap.high)}).",
+    ]
 
 
 def table_of_parts(table: pd.DataFrame) -> str:
