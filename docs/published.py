@@ -13,7 +13,7 @@ from torch import nn
 
 from roadmap import create_model
 from roadmap.analysis.agreement import agreement
-from roadmap.analysis.gaps import measure_effect
+from roadmap.analysis.gaps import Gap, measure_effect
 from roadmap.analysis.shapley import shapley_values
 from roadmap.analysis.statistics import GAIN, LOSS, as_array
 from roadmap.analysis.table import Study, read_study
@@ -93,23 +93,23 @@ def table_of_top1(study: Study) -> str:
 
 
 def sentences_of_activations(test: Study) -> list[str]:
-    """Return the numbers of activations, the explanation that explains most, and the gap that is left without it."""
+    """Return how many activations the networks have, and the gap on the test set without the step that removes some."""
     networks = {
         "the ResNet": create_model("training_recipe", "nano"),
         "ConvNeXt": create_model("separate_downsampling", "nano"),
         "ConvNeXt without fewer activations": create_model("separate_downsampling", "nano", fewer_activations=False),
     }
-    counts = {
-        name: sum(isinstance(layer, nn.ReLU | nn.GELU) for layer in network.modules())
+    counts = ", ".join(
+        f"{name} {sum(isinstance(layer, nn.ReLU | nn.GELU) for layer in network.modules())}"
         for name, network in networks.items()
-    }
-    content = read_explanations(EXPLANATIONS)
-    (removed,) = (entry.removed for entry in content.entries if entry.setting == "without fewer activations")
-    left = measure_effect([test], removed, removed)
+    )
+    network, other = read_explanations(EXPLANATIONS).standard
+    without = Gap(network._replace(transforms=network.transforms - {"fewer_activations"}), other)
+    effect = measure_effect([test], without, without)
     return [
-        "Number of activations: " + ", ".join(f"{name} {count}" for name, count in counts.items()) + ".",
-        f"ConvNeXt without fewer activations minus the ResNet: {left.gap.mean:+.2f} points ({left.num_seeds} seeds,"
-        f" 95 % interval {format_interval(left.gap.low, left.gap.high)}).",
+        f"Number of activations: {counts}.",
+        f"ConvNeXt without fewer activations minus the ResNet: {effect.gap.mean:+.2f} points ({effect.num_seeds} seeds,"
+        f" 95 % interval {format_interval(effect.gap.low, effect.gap.high)}).",
     ]
 
 
