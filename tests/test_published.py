@@ -69,7 +69,10 @@ def test_the_records_give_the_same_tables(study: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("study", OTHERS, ids=name_of)
 def test_the_commands_find_all_runs_finished(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands train nothing, need no images, and write the same report. The dry run needs no torch either."""
+    """The commands train nothing, need no images, and write the same report. The dry run needs no torch either.
+
+    Every command is planned. Of the commands of one study only the first and the last are run, which takes much longer.
+    """
     monkeypatch.chdir(tmp_path)
     reports = tmp_path / "reports" / study.parent.name
     shutil.copytree(study, reports / study.name, ignore=shutil.ignore_patterns(".lock"))
@@ -98,7 +101,7 @@ def test_the_commands_find_all_runs_finished(study: Path, tmp_path: Path, monkey
     if to_do and not any(run.startswith(f"{step}-") for step in to_do for run in manifest.runs):
         pytest.skip(f"this version has steps that the study does not have, its commands would train them: {to_do}")
     assert not to_do
-    for command in commands:
+    for command in {commands[0], commands[-1]}:
         assert re.search(r"(\d+) runs in \S+, \1 of them already finished", output_of(command))
     for path in sorted(study.iterdir()):
         if path.suffix != ".png":  # its bytes depend on the versions of the libraries

@@ -155,9 +155,9 @@ def elastic_transform(x: Tensor, parameters: tuple[float, float, float], draws: 
     moved = corners + draws.uniform(3, 2, low=-shift, high=shift)
     ones = torch.ones(len(x), 3, 1)
     back = torch.linalg.solve(torch.cat([moved, ones], 2), corners.expand(len(x), -1, -1))  # (N, 3, 2)
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    points = torch.stack([columns, rows, torch.ones_like(rows)], -1).float()
-    places = torch.einsum("hwk,nkd->nhwd", points, back)
+    along_x, along_y, offset = back[:, :, None, None].unbind(1)  # (N, 1, 1, 2) each
+    # Not a matrix product: the order of its sums, and so the last bit, depends on the number of images.
+    places = torch.arange(width)[:, None] * along_x + torch.arange(height)[:, None, None] * along_y + offset
     noise = draws.uniform(2, height, width, low=-1, high=1)
     places = places + alpha * (gaussian(noise, sigma) if sigma > 0 else noise).permute(0, 2, 3, 1)
     scale = torch.tensor([width - 1, height - 1]) / 2

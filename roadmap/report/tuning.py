@@ -24,7 +24,7 @@ def write_tuning(results: Sequence[dict[str, Any]], to: Path) -> list[Path]:
         earlier = pd.read_csv(path)
         if "step" in earlier:
             table = pd.concat([earlier[~earlier["step"].isin(table["step"])], table], ignore_index=True)
-    table.to_csv(path, index=False, lineterminator="\n")
+    table.to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
     shown = [result for result in results if result["importances"]]
     if not shown:
         return [to / TRIALS_NAME]

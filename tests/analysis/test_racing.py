@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import zlib
 from collections.abc import Mapping, Sequence
@@ -114,7 +115,11 @@ class EqualNetworks:
 def num_false_searches(seeds: range) -> int:
     """Return in how many searches among equal networks the confirmation claims anything."""
     worlds = [EqualNetworks(seed) for seed in seeds]
-    verdicts = [{c.verdict for c in world.confirm(world.race().ranking()[0])} for world in worlds]
+    gc.freeze()  # statsmodels collects garbage in each correction: a second, if it looks at all modules
+    try:
+        verdicts = [{c.verdict for c in world.confirm(world.race().ranking()[0])} for world in worlds]
+    finally:
+        gc.unfreeze()
     return sum(bool(found & {statistics.GAIN, statistics.LOSS}) for found in verdicts)
 
 
