@@ -21,7 +21,8 @@ from roadmap.report.columns import SHAPLEY, format_interval, format_value, reada
 from roadmap.report.explanations import explanations_table, read_explanations
 from roadmap.report.formats import markdown
 from roadmap.report.search import read_search
-from roadmap.report.wording import agreement_sentences, failure_lines, study_agreement, unchanged_lines
+from roadmap.report.unchanged import unchanged_lines
+from roadmap.report.wording import agreement_sentences, failure_lines, study_agreement
 
 EXPLANATIONS = Path(__file__).parent.parent / "experiments/why.yaml"
 

@@ -17,6 +17,7 @@ from roadmap.config.reference import ReferenceTable
 from roadmap.config.schedule import REFERENCE_EPOCHS
 from roadmap.records.record import COMPLETED
 from roadmap.report.columns import format_interval
+from roadmap.report.unchanged import changes_only_average, unchanged_lines
 
 COMPARED_WITH = {
     "leave_one_out": "the network with nothing left out",
@@ -121,31 +122,6 @@ def _comparison_notes(study: Study) -> list[str]:
     return lines
 
 
-def unchanged_lines(study: Study) -> list[str]:
-    """Return a note on the changes that have no effect with this base, data or budget; empty if there are none."""
-    numbers = [i for i in range(len(study.rows)) if _has_equal_losses(study, i) and not _changes_average(study, i)]
-    labels = "; ".join(study.rows[i].label for i in numbers)
-    note = f"Changes without effect (every run ends with the loss of the run it is compared with): {labels}."
-    return [note] if numbers else []
-
-
-def _has_equal_losses(study: Study, i: int) -> bool:
-    """Return whether every run of row `i` ends with exactly the loss of the compared row's run with the same seed."""
-    against = study.against[i]
-    if against is None:
-        return False
-    losses, other_losses = (
-        {record["seed"]: record.get("loss") for record in row.completed} for row in (study.rows[i], study.rows[against])
-    )
-    return bool(losses) and None not in losses.values() and losses.items() <= other_losses.items()
-
-
-def _changes_average(study: Study, i: int) -> bool:
-    """Return whether row `i` and the compared row differ in the moving average, which changes no loss."""
-    rows = [study.rows[number] for number in (i, study.against[i]) if number is not None]
-    return len({row.records[0]["config"]["recipe"].get("ema_decay") for row in rows}) > 1
-
-
 def failure_lines(study: Study) -> list[str]:
     """Return a line with the reason for each run that failed or diverged."""
     lines = []
@@ -170,7 +146,7 @@ def gain_sentence(study: Study, i: int) -> str:
     comparison = study.comparisons[i]
     if comparison is None or not comparison.n:
         return ""
-    if _has_equal_losses(study, i) and _changes_average(study, i):
+    if changes_only_average(study, i):
         return "the weights are the same. The effect of the moving average is in the column top-1 of the EMA."
     return verdict_sentence(comparison)
 

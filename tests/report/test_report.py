@@ -95,6 +95,15 @@ def test_a_change_without_effect_is_noted(tmp_path: Path) -> None:
     assert lines[1].startswith("top-1: accuracy on 500 held-out training images after the last epoch")
 
 
+def test_a_change_that_leaves_the_config_equal_is_noted(tmp_path: Path) -> None:
+    """Nano has no stochastic depth, and a processor with other rounding has other losses."""
+    for step, loss in (("baseline", 0.5), ("baseline +ingredient=[stochastic_depth]", 0.6), ("gelu", 0.7)):
+        write_run(tmp_path, 90.0, *f"+step={step} base=nano seed=0".split(), loss=loss)
+    (line,) = [line for line in notes(read_study(tmp_path / "runs")) if "without effect" in line]
+    assert line.startswith("Changes without effect (the resolved configs are equal, ")
+    assert line.endswith("): baseline with stochastic depth.")
+
+
 def test_notes_describe_the_budget(tmp_path: Path) -> None:
     write_run(tmp_path, 50.0, "+step=gelu", "budget.epochs=7", "budget.equal_epochs=true")
     assert "budget quick (7 epochs); 1 run, seed 0." in notes(read_study(tmp_path / "runs"))[0]
