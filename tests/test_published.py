@@ -77,6 +77,8 @@ def test_the_commands_find_all_runs_finished(study: Path, tmp_path: Path, monkey
     reports = tmp_path / "reports" / study.parent.name
     shutil.copytree(study, reports / study.name, ignore=shutil.ignore_patterns(".lock"))
     shutil.copytree(study.parent / RUNS_FOLDER, reports / RUNS_FOLDER)
+    for other in (other for other in TUNED if other.parent == study.parent):  # the values that `tuned=` names
+        shutil.copytree(other, reports / other.name, ignore=shutil.ignore_patterns(".lock"))
     without_torch = tmp_path / "without_torch"
     without_torch.mkdir()
     (without_torch / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
