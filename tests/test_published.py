@@ -71,14 +71,13 @@ def test_the_records_give_the_same_tables(study: Path, tmp_path: Path) -> None:
 def test_the_commands_find_all_runs_finished(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands train nothing, need no images, and write the same report. The dry run needs no torch either.
 
-    Every command is planned. Of the commands of one study only the first and the last are run, which takes much longer.
+    Every command has a dry run. Only the first and the last command of a study write the report, which takes longer.
     """
     monkeypatch.chdir(tmp_path)
     reports = tmp_path / "reports" / study.parent.name
-    shutil.copytree(study, reports / study.name, ignore=shutil.ignore_patterns(".lock"))
-    shutil.copytree(study.parent / RUNS_FOLDER, reports / RUNS_FOLDER)
-    for other in (other for other in TUNED if other.parent == study.parent):  # the values that `tuned=` names
-        shutil.copytree(other, reports / other.name, ignore=shutil.ignore_patterns(".lock"))
+    tuned = [other for other in TUNED if other.parent == study.parent]  # the values that `tuned=` names
+    for folder in (study, *tuned, study.parent / RUNS_FOLDER):
+        shutil.copytree(folder, reports / folder.name, ignore=shutil.ignore_patterns(".lock"))
     without_torch = tmp_path / "without_torch"
     without_torch.mkdir()
     (without_torch / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
@@ -103,7 +102,7 @@ def test_the_commands_find_all_runs_finished(study: Path, tmp_path: Path, monkey
     if to_do and not any(run.startswith(f"{step}-") for step in to_do for run in manifest.runs):
         pytest.skip(f"this version has steps that the study does not have, its commands would train them: {to_do}")
     assert not to_do
-    for command in {commands[0], commands[-1]}:
+    for command in dict.fromkeys((commands[0], commands[-1])):
         assert re.search(r"(\d+) runs in \S+, \1 of them already finished", output_of(command))
     for path in sorted(study.iterdir()):
         if path.suffix != ".png":  # its bytes depend on the versions of the libraries

@@ -20,6 +20,13 @@ def unchanged_lines(study: Study) -> list[str]:
     return [f"{note}: {'; '.join(study.rows[i].label for i in rows)}." for note, rows in notes.items() if rows]
 
 
+def changes_only_average(study: Study, i: int) -> bool:
+    """Return whether row `i` and the compared row differ only in the moving average of the weights."""
+    rows = [study.rows[number] for number in (i, study.against[i]) if number is not None]
+    averages = {row.records[0]["config"]["recipe"].get("ema_decay") for row in rows}
+    return len(averages) > 1 and _has_equal_losses(study, i)
+
+
 def _has_equal_losses(study: Study, i: int) -> bool:
     """Return whether every run of row `i` ends with exactly the loss of the compared row's run with the same seed."""
     against = study.against[i]
@@ -44,10 +51,3 @@ def _training_config(row: Row) -> dict[str, Any]:
     for section, names in (("recipe", ("name",)), ("data", DATA_NOT_HASHED)):
         sections[section] = {key: value for key, value in config[section].items() if key not in names}
     return sections
-
-
-def changes_only_average(study: Study, i: int) -> bool:
-    """Return whether row `i` and the compared row differ only in the moving average of the weights."""
-    rows = [study.rows[number] for number in (i, study.against[i]) if number is not None]
-    averages = {row.records[0]["config"]["recipe"].get("ema_decay") for row in rows}
-    return len(averages) > 1 and _has_equal_losses(study, i)
