@@ -6,12 +6,13 @@ transforms from a network or add them to it. Every network is a list of transfor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from roadmap.config.choices import Design
+from roadmap.config.names import printable, suggest
 from roadmap.config.roadmaps import Roadmap
 from roadmap.config.schema import DesignSpec, SpecError
 
@@ -34,32 +35,49 @@ class Layout:
 
     members: list[Member] = field(default_factory=list)
     orders: list[TransformNames] = field(default_factory=list)  # of an attribution; each is followed by its reverse
+    needs: Mapping[str, TransformNames] = field(default_factory=dict)  # transform -> others that it needs here too
 
 
 def study_layout(design: DesignSpec, roadmap: Roadmap) -> Layout:
     """Return the networks of `design`. Raises SpecError for an unknown step and where no network would differ."""
     if design.name is Design.grid:
+        if design.needs:
+            designs = ", ".join(name.value for name in Design if name not in (Design.grid, *SEARCH_DESIGNS))
+            raise SpecError(f"design.needs: is only for the designs {designs}; leave it out")
         return Layout()
     if design.name in SEARCH_DESIGNS:
         message = "belongs to the studies that +study=search writes; leave it out"
         raise SpecError(f"design.name={design.name.value}: {message}")
     if design.name is Design.recipe:
         ingredients = list(roadmap.ingredients)
+        roadmap = _with_needs_of(design, ingredients, roadmap)
         parts = _add_one_in([], ingredients, roadmap) + _leave_one_out(["training_recipe"], ingredients, roadmap)
-        return Layout(parts)
+        return Layout(parts, needs=design.needs)
     full_name, start_name = design.full or roadmap.file.full, design.start or roadmap.file.start
     full = list(roadmap.step("design.full", full_name).transforms)
     start = list(roadmap.step("design.start", start_name).transforms)
     base = start if design.name is Design.add_one_in else []
     if not set(full) - set(base):
         raise SpecError(f"design.full={full_name}: has no transform to remove or to add; use a later step")
+    roadmap = _with_needs_of(design, full, roadmap)
     if design.name is Design.leave_one_out:
-        return Layout(_leave_one_out(full, full, roadmap))
+        return Layout(_leave_one_out(full, full, roadmap), needs=design.needs)
     if design.name is Design.add_one_in:
-        return Layout(_add_one_in(start, [name for name in full if name not in start], roadmap))
+        return Layout(_add_one_in(start, [name for name in full if name not in start], roadmap), needs=design.needs)
     orders = sampled_orders(full, design.orders, design.order_seed)
     prefixes = (roadmap.without_unmet_needs(order[:count]) for order in orders for count in range(len(full) + 1))
-    return Layout([Member(names) for names in {frozenset(names): names for names in prefixes}.values()], orders)
+    networks = {frozenset(names): names for names in prefixes}.values()
+    return Layout([Member(names) for names in networks], orders, design.needs)
+
+
+def _with_needs_of(design: DesignSpec, names: Collection[str], roadmap: Roadmap) -> Roadmap:
+    """Return the roadmap with the needs that the design adds. Raises SpecError for one that is not among `names`."""
+    for name, needed in design.needs.items():
+        for other in (name, *needed):
+            if other not in names:
+                message = f"{printable(other, 100)} is not in this design; {suggest(other, list(names))}"
+                raise SpecError(f"design.needs.{printable(name, 100)}: {message}")
+    return roadmap.with_more_needs(design.needs)
 
 
 def _leave_one_out(whole: TransformNames, parts: TransformNames, roadmap: Roadmap) -> list[Member]:

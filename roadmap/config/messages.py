@@ -158,8 +158,13 @@ def unknown_field(path: str) -> str:
 
 
 def field_paths(section: str) -> list[str]:
-    """Return the paths of the fields in a section of the schema; for an unknown section, those of the top level."""
+    """Return the paths of the fields in a section of the schema; for an unknown section, those of the top level.
+
+    A section whose names the user chooses, such as tune.space, has none.
+    """
     schema = field_type(section) if section else RunSpec
+    if getattr(schema, "__origin__", None) is dict:
+        return []
     if not dataclasses.is_dataclass(schema):
         section, schema = "", RunSpec
     return [f"{section}.{field.name}" if section else field.name for field in dataclasses.fields(schema)]
@@ -189,4 +194,6 @@ def expected_values(path: str) -> str | None:
         text = f"a section; set its fields, as {path}.{dataclasses.fields(declared)[0].name}=..."
     if text is None and declared is not None:
         text = "a section that the transforms fill in; use +transform=NAME"
+        if path != "transforms":
+            text = f"a section; add its entries, as +{path}.NAME=..."
     return text + or_null if text else None
