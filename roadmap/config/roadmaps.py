@@ -200,7 +200,7 @@ def without_unmet_needs(names: list[str], needs: Mapping[str, Sequence[str]]) ->
 
 def with_needs(names: list[str], needs: Mapping[str, Sequence[str]]) -> list[str]:
     """Return `names`, preceded by the transforms that they need."""
-    while missing := [need for name in names for need in needs.get(name, ()) if need not in names]:
+    while missing := dict.fromkeys(need for name in names for need in needs.get(name, ()) if need not in names):
         names = [*missing, *names]
     return names
 

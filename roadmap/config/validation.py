@@ -184,7 +184,8 @@ def validate_design(design: DesignSpec) -> None:
     require(design.order_seed >= 0, "design.order_seed", design.order_seed, "must not be negative")
     for name, needed in design.needs.items():
         named = isinstance(needed, list) and all(isinstance(other, str) and other != name for other in needed)
-        require(named, f"design.needs.{name}", needed, "must be a list of the names of other transforms, as [gelu]")
+        valid = named and len(needed) > 0
+        require(valid, f"design.needs.{name}", needed, "must be a list of the names of other transforms, as [gelu]")
 
 
 def _validate_recipe(recipe: RecipeSpec) -> None:

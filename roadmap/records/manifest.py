@@ -78,8 +78,9 @@ def read_manifest(folder: Path) -> Manifest | None:
         problem = "is not valid JSON"
     if problem is not None:
         raise SpecError(f"{path}: invalid study file ({problem}); fix or delete it")
-    content["layout"]["members"] = [Member(**member) for member in content["layout"]["members"]]
-    content["layout"] = Layout(**content["layout"])
+    layout = content["layout"]
+    members = [Member(**member) for member in layout["members"]]
+    content["layout"] = Layout(members, layout["orders"], layout.get("needs") or {})
     return Manifest(**content)
 
 

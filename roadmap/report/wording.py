@@ -97,7 +97,8 @@ def needs_lines(study: Study) -> list[str]:
     """Return for each transform that `design.needs` names which others it needs; empty if there is none."""
     transforms = study.roadmap.transforms
     return [
-        f"In this study, no network has {transforms[name].label} without {study.roadmap.joined_labels(others)}."
+        f"The design of the study {study.name} has {transforms[name].label} only together with"
+        f" {study.roadmap.joined_labels(others)}."
         for name, others in study.manifest.layout.needs.items()
         if {name, *others} <= transforms.keys()
     ]

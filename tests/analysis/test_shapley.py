@@ -71,7 +71,7 @@ def test_a_transform_has_no_effect_before_what_it_needs_in_this_study(tmp_path: 
     expected["depthwise_conv"] += VALUES["patchify_stem"] / 2
     assert table["value"].to_dict() == pytest.approx(expected) and (table["n_orders"] == 4).all()
     text = write_report(tmp_path / "game", tmp_path / "report")
-    assert "In this study, no network has patchify stem without depthwise conv." in text
+    assert "The design of the study game has patchify stem only together with depthwise conv." in text
 
 
 def test_orders_with_a_missing_network_are_left_out(layout: Layout, specs: list[RunSpec], tmp_path: Path) -> None:

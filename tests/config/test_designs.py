@@ -62,6 +62,22 @@ def test_a_study_can_have_needs_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
+    "needs",
+    [
+        {"move_up_depthwise": ["depthwise_conv"]},  # as in its file
+        {"gelu": ["large_kernel", "large_kernel"]},
+        {"gelu": ["large_kernel"], "layer_norm": ["large_kernel"], "fewer_norms": ["layer_norm", "gelu"]},
+    ],
+)
+def test_a_transform_that_several_need_is_added_once(needs: dict[str, list[str]]) -> None:
+    added = layout(Design.add_one_in, needs=needs)
+    assert all(len(set(member.transforms)) == len(member.transforms) for member in added.members)
+    assert (added == layout(Design.add_one_in)) == ("gelu" not in needs)
+    assert added.needs.get("gelu") == (["large_kernel"] if "gelu" in needs else None)
+    assert added.needs.get("fewer_norms") == (["gelu", "layer_norm"] if "fewer_norms" in needs else None)  # sorted
+
+
+@pytest.mark.parametrize(
     ("design", "needs", "message"),
     [
         (
@@ -71,6 +87,11 @@ def test_a_study_can_have_needs_of_its_own() -> None:
         ),
         (Design.attribution, {"adamw": ["gelu"]}, "design.needs.adamw: adamw is not in this design; use one of"),
         (Design.recipe, {"adamw": ["gelu"]}, "design.needs.adamw: gelu is not in this design; use one of adamw, "),
+        (
+            Design.add_one_in,
+            {"training_recipe": ["gelu"]},
+            "design.needs.training_recipe: design.start=training_recipe has training_recipe without what it needs",
+        ),
         (Design.grid, NEEDS, "design.needs: is only for the designs leave_one_out, add_one_in, attribution, recipe; "),
     ],
 )
@@ -88,6 +109,7 @@ def test_needs_outside_of_the_design_are_refused(design: Design, needs: dict[str
             "+design.needs.gelu=[3]",
             r"design.needs.gelu=\[3\]: must be a list of the names of other transforms, as",
         ),
+        ("+design.needs.gelu=[]", r"design.needs.gelu=\[\]: must be a list of the names of other transforms, as"),
         ("design.needs=3", "design.needs=3: must be a section; add its entries, as [+]design.needs.NAME=..."),
         ("design.needs.gelu=[grn]", "design.needs.gelu: unknown field; add it as [+]design.needs.gelu=..."),
     ],

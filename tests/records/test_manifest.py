@@ -50,6 +50,9 @@ def test_the_needs_of_a_study_are_kept(tmp_path: Path) -> None:
         manifest, content = read_manifest(path.parent), json.loads(path.read_text(encoding="utf-8"))
         assert manifest is not None and manifest.layout == with_needs
         assert content["layout"].get("needs", {}) == needs and ("needs" in content["layout"]) == bool(needs)
+        content["layout"]["needs"] = needs or None
+        path.write_text(json.dumps(content), encoding="utf-8")
+        assert read_manifest(path.parent) == manifest
         content["layout"]["needs"] = {"gelu": "large_kernel"}
         path.write_text(json.dumps(content), encoding="utf-8")
         with pytest.raises(SpecError, match="study.json: invalid study file [(]layout.needs has an invalid value"):
