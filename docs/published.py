@@ -22,7 +22,7 @@ from roadmap.report.explanations import explanations_table, read_explanations
 from roadmap.report.formats import markdown
 from roadmap.report.search import read_search
 from roadmap.report.unchanged import unchanged_lines
-from roadmap.report.wording import agreement_sentences, failure_lines, study_agreement
+from roadmap.report.wording import agreement_sentences, failure_lines, needs_lines, study_agreement
 
 EXPLANATIONS = Path(__file__).parent.parent / "experiments/why.yaml"
 
@@ -42,7 +42,9 @@ def results(folder: Path, part: str) -> list[str]:
         failures = [line for study in (held_out, test) for line in failure_lines(study)]
         return [explanations_table(EXPLANATIONS, [held_out], [test]), *sentences_of_activations(test), *failures]
     studies = [read_study(folder / study) for study in name.split("+")]
-    notes = [line for study in studies for line in (*unchanged_lines(study), *failure_lines(study))]
+    notes = [
+        line for study in studies for line in (*needs_lines(study), *unchanged_lines(study), *failure_lines(study))
+    ]
     first = studies[0]
     if form == "summary":
         return [table_of_steps(first, summary(first), with_compared=True)]

@@ -24,7 +24,8 @@ def shapley_values(study: Study) -> pd.DataFrame:
     lines: list[dict[str, object]] = []
     for setting in dict.fromkeys(row.setting for row in study.rows):
         rows = [row for row in study.rows if row.setting == setting]
-        lines += _values_of_setting(rows, study.manifest.layout.orders, study.roadmap)
+        layout = study.manifest.layout
+        lines += _values_of_setting(rows, layout.orders, study.roadmap.with_more_needs(layout.needs))
     return pd.DataFrame(lines, columns=SHAPLEY_COLUMNS)
 
 

@@ -6,16 +6,18 @@ transforms from a network or add them to it. Every network is a list of transfor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from roadmap.config.choices import Design
+from roadmap.config.names import printable, suggest
 from roadmap.config.roadmaps import Roadmap
 from roadmap.config.schema import DesignSpec, SpecError
 
 TransformNames = list[str]
+Needs = Mapping[str, TransformNames]  # transform -> the others without which no network has it
 SEARCH_DESIGNS = (Design.search, Design.search_found, Design.search_race)
 
 
@@ -34,32 +36,57 @@ class Layout:
 
     members: list[Member] = field(default_factory=list)
     orders: list[TransformNames] = field(default_factory=list)  # of an attribution; each is followed by its reverse
+    needs: Needs = field(default_factory=dict)  # of this design, besides those of the transforms
 
 
 def study_layout(design: DesignSpec, roadmap: Roadmap) -> Layout:
     """Return the networks of `design`. Raises SpecError for an unknown step and where no network would differ."""
     if design.name is Design.grid:
+        if design.needs:
+            designs = ", ".join(name.value for name in Design if name not in (Design.grid, *SEARCH_DESIGNS))
+            raise SpecError(f"design.needs: is only for the designs {designs}; leave it out")
         return Layout()
     if design.name in SEARCH_DESIGNS:
         message = "belongs to the studies that +study=search writes; leave it out"
         raise SpecError(f"design.name={design.name.value}: {message}")
     if design.name is Design.recipe:
         ingredients = list(roadmap.ingredients)
+        needs = _needs_of(design, ingredients, roadmap)
+        roadmap = roadmap.with_more_needs(needs)
         parts = _add_one_in([], ingredients, roadmap) + _leave_one_out(["training_recipe"], ingredients, roadmap)
-        return Layout(parts)
+        return Layout(parts, needs=needs)
     full_name, start_name = design.full or roadmap.file.full, design.start or roadmap.file.start
     full = list(roadmap.step("design.full", full_name).transforms)
     start = list(roadmap.step("design.start", start_name).transforms)
     base = start if design.name is Design.add_one_in else []
     if not set(full) - set(base):
         raise SpecError(f"design.full={full_name}: has no transform to remove or to add; use a later step")
+    needs = _needs_of(design, full, roadmap)
+    roadmap = roadmap.with_more_needs(needs)
     if design.name is Design.leave_one_out:
-        return Layout(_leave_one_out(full, full, roadmap))
+        return Layout(_leave_one_out(full, full, roadmap), needs=needs)
     if design.name is Design.add_one_in:
-        return Layout(_add_one_in(start, [name for name in full if name not in start], roadmap))
+        if unmet := [name for name in start if name not in roadmap.without_unmet_needs(start)]:
+            message = f"design.start={start_name} has {unmet[0]} without what it needs; choose another start"
+            raise SpecError(f"design.needs.{unmet[0]}: {message}")
+        return Layout(_add_one_in(start, [name for name in full if name not in start], roadmap), needs=needs)
     orders = sampled_orders(full, design.orders, design.order_seed)
     prefixes = (roadmap.without_unmet_needs(order[:count]) for order in orders for count in range(len(full) + 1))
-    return Layout([Member(names) for names in {frozenset(names): names for names in prefixes}.values()], orders)
+    networks = {frozenset(names): names for names in prefixes}.values()
+    return Layout([Member(names) for names in networks], orders, needs)
+
+
+def _needs_of(design: DesignSpec, names: Sequence[str], roadmap: Roadmap) -> Needs:
+    """Return the needs that the design adds to those of the transforms. Raises SpecError for one outside of `names`."""
+    needs: dict[str, TransformNames] = {}
+    for name, needed in design.needs.items():
+        for other in (name, *needed):
+            if other not in names:
+                message = f"{printable(other, 100)} is not in this design; {suggest(other, names)}"
+                raise SpecError(f"design.needs.{printable(name, 100)}: {message}")
+        if added := set(needed).difference(roadmap.needs[name]):
+            needs[name] = roadmap.sort(added)
+    return needs
 
 
 def _leave_one_out(whole: TransformNames, parts: TransformNames, roadmap: Roadmap) -> list[Member]:

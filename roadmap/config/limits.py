@@ -106,7 +106,7 @@ def check_limits(section: Any, prefix: str = "") -> None:
             check_limits(value, f"{path}.")
         elif isinstance(value, str):
             _check_text(value, path)
-        elif path in ("tune.space", "logger"):  # see roadmap.config.search_space and roadmap.config.trackers
+        elif path in ("tune.space", "logger", "design.needs"):  # see search_space, trackers and designs
             continue
         elif path == "transforms":
             for name, info in value.items():

@@ -120,9 +120,9 @@ def _wrong_value(outer: str, inner: str) -> str | None:
     """Return the message for an unknown field and for a value of the wrong type."""
     key = re.search(r"full_key: (\S+)", inner)
     unknown_key = re.search(r"Key '([^']*)' (?:not in|is not in struct)", inner)
+    of_file = re.match(r"In '(\w+/[^']+)'", outer)
     if unknown_key:
         path = key.group(1) if key else unknown_key.group(1)
-        of_file = re.match(r"In '(\w+/[^']+)'", outer)
         if of_file:
             return f"conf/{of_file[1]}.yaml: {unknown_field(path)}"
         return unknown_field(path)
@@ -132,9 +132,13 @@ def _wrong_value(outer: str, inner: str) -> str | None:
     taken = re.search(r"An item is already at '([^']+)'", inner)
     if taken:
         return f"+{taken[1]}: exists already; write {taken[1]}=... without the +"
+    if of_file and "Cannot merge DictConfig with ListConfig" in inner:
+        return f"conf/{of_file[1]}.yaml: has a list in the place of a section; write its entries as NAME: VALUE"
     if not key:
         return None
     path = re.sub(r"\[\d+\]$", "", key.group(1))
+    if re.search(r"Key .+ is incompatible with \(str\)", inner):
+        return f"{path}: must be a name; write it in quotes"
     override = re.search(r"Error merging override (.+)$", outer, re.DOTALL)
     shown = f"{path}={override[1].split('=', 1)[1]}" if override and "=" in override[1] else path
     if "does not support deletion" in inner:
@@ -158,8 +162,13 @@ def unknown_field(path: str) -> str:
 
 
 def field_paths(section: str) -> list[str]:
-    """Return the paths of the fields in a section of the schema; for an unknown section, those of the top level."""
+    """Return the paths of the fields in a section of the schema; for an unknown section, those of the top level.
+
+    A section whose names the user chooses, such as tune.space, has none.
+    """
     schema = field_type(section) if section else RunSpec
+    if getattr(schema, "__origin__", None) is dict:
+        return []
     if not dataclasses.is_dataclass(schema):
         section, schema = "", RunSpec
     return [f"{section}.{field.name}" if section else field.name for field in dataclasses.fields(schema)]
@@ -189,4 +198,6 @@ def expected_values(path: str) -> str | None:
         text = f"a section; set its fields, as {path}.{dataclasses.fields(declared)[0].name}=..."
     if text is None and declared is not None:
         text = "a section that the transforms fill in; use +transform=NAME"
+        if path != "transforms":
+            text = f"a section; add its entries, as +{path}.NAME=..."
     return text + or_null if text else None

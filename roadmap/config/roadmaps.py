@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Roadmap:
     reference_rows: tuple[ReferenceRow, ...]
     transforms: Files[Transform]  # all of conf/transform and conf/ingredient
     own_files: Mapping[str, str]  # files of the user that define it: transform/NAME.yaml -> content; empty if packaged
+    more_needs: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of a study: `design.needs`
 
     @cached_property
     def steps(self) -> dict[str, Step]:
@@ -112,8 +113,12 @@ class Roadmap:
 
     @cached_property
     def needs(self) -> Mapping[str, Sequence[str]]:
-        """For each transform, those without which it has no meaning."""
-        return {name: info.needs for name, info in self.transforms.items()}
+        """For each transform, those without which no network of a design has it."""
+        return {name: (*info.needs, *self.more_needs.get(name, ())) for name, info in self.transforms.items()}
+
+    def with_more_needs(self, needs: Mapping[str, Sequence[str]]) -> Roadmap:
+        """Return this roadmap with further needs of its transforms, as a study asks for (`design.needs`)."""
+        return replace(self, more_needs=needs)
 
     def without_unmet_needs(self, names: list[str]) -> list[str]:
         """Return `names` without the transforms whose needs are not among them."""
@@ -195,7 +200,7 @@ def without_unmet_needs(names: list[str], needs: Mapping[str, Sequence[str]]) ->
 
 def with_needs(names: list[str], needs: Mapping[str, Sequence[str]]) -> list[str]:
     """Return `names`, preceded by the transforms that they need."""
-    while missing := [need for name in names for need in needs.get(name, ()) if need not in names]:
+    while missing := dict.fromkeys(need for name in names for need in needs.get(name, ()) if need not in names):
         names = [*missing, *names]
     return names
 

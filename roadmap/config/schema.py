@@ -205,6 +205,7 @@ class DesignSpec:
     start: str | None = None  # step to which `add_one_in` adds; None: the one that the roadmap names
     orders: int = 8  # attribution: number of sampled orders of the transforms, each order with its reverse
     order_seed: int = 0  # seed of the sampled orders
+    needs: dict[str, Any] = field(default_factory=dict)  # transform -> others without which the study does not have it
 
 
 @dataclass

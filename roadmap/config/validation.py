@@ -182,6 +182,10 @@ def validate_design(design: DesignSpec) -> None:
     message = "must be a positive even number, because each order is followed by its reverse"
     require(even, "design.orders", design.orders, message)
     require(design.order_seed >= 0, "design.order_seed", design.order_seed, "must not be negative")
+    for name, needed in design.needs.items():
+        named = isinstance(needed, list) and all(isinstance(other, str) and other != name for other in needed)
+        valid = named and len(needed) > 0
+        require(valid, f"design.needs.{name}", needed, "must be a list of the names of other transforms, as [gelu]")
 
 
 def _validate_recipe(recipe: RecipeSpec) -> None:

@@ -125,16 +125,18 @@ def check_record(record: Any) -> str | None:
 MANIFEST: dict[str, Any] = {
     "study": _is_text,
     "design": lambda design: _is_text(design) and design in Design.__members__,
-    "layout": {
-        "members": _list_of(
-            _fields({"transforms": _list_of(_is_text)}, {"label": _is_text, "against": _list_of(_is_text)}, only=True)
-        ),
-        "orders": lambda orders: _list_of(_list_of(_is_text))(orders) and _are_orders(orders),
-    },
+    "layout": {},
     "commands": _list_of(_is_text),
     "runs": lambda runs: _dict_of(_list_of(_is_text))(runs) and all(map(_is_folder_name, runs)),
 }
 MANIFEST_ABSENT: dict[str, Any] = {"roadmap": _is_text, "roadmap_files": _dict_of(_is_text)}  # may be missing
+LAYOUT: dict[str, Any] = {
+    "members": _list_of(
+        _fields({"transforms": _list_of(_is_text)}, {"label": _is_text, "against": _list_of(_is_text)}, only=True)
+    ),
+    "orders": lambda orders: _list_of(_list_of(_is_text))(orders) and _are_orders(orders),
+}
+LAYOUT_ABSENT: dict[str, Any] = {"needs": _dict_of(_list_of(_is_text))}
 
 
 def _are_orders(orders: list[list[str]]) -> bool:
@@ -148,11 +150,18 @@ def _is_folder_name(name: str) -> bool:
 
 def check_manifest(content: Any) -> str | None:
     """Return what is wrong with the content of a study.json, or None if every reader can use it."""
-    problem = _problem(content, MANIFEST, MANIFEST_ABSENT, "")
-    if problem is None and (unknown := sorted(content.keys() - MANIFEST.keys() - MANIFEST_ABSENT.keys())):
-        problem = f"{unknown[0]!r} is unknown"
+    problem = _problem_or_unknown(content, MANIFEST, MANIFEST_ABSENT, "")
+    problem = problem or _problem_or_unknown(content["layout"], LAYOUT, LAYOUT_ABSENT, "layout.")
     if problem is None and not _is_encodable(content):
         problem = "contains a character that cannot be written"
+    return problem
+
+
+def _problem_or_unknown(value: Any, schema: Mapping[str, Any], absent: Mapping[str, Any], path: str) -> str | None:
+    """Return the first field of `value` that does not fit the schema, or is not in it, and why."""
+    problem = _problem(value, schema, absent, path)
+    if problem is None and (unknown := sorted(value.keys() - schema.keys() - absent.keys())):
+        problem = f"{path + unknown[0]!r} is unknown"
     return problem
 
 

@@ -78,8 +78,9 @@ def read_manifest(folder: Path) -> Manifest | None:
         problem = "is not valid JSON"
     if problem is not None:
         raise SpecError(f"{path}: invalid study file ({problem}); fix or delete it")
-    members, orders = content["layout"]["members"], content["layout"]["orders"]
-    content["layout"] = Layout([Member(**member) for member in members], orders)
+    layout = content["layout"]
+    members = [Member(**member) for member in layout["members"]]
+    content["layout"] = Layout(members, layout["orders"], layout.get("needs") or {})
     return Manifest(**content)
 
 
@@ -143,6 +144,8 @@ def check_study(spec: RunSpec) -> Manifest | None:
 def _content(manifest: Manifest) -> dict[str, Any]:
     """Return the content of study.json. The default study has runs of any roadmap and names none."""
     content: dict[str, Any] = asdict(manifest)
+    if not manifest.layout.needs:
+        del content["layout"]["needs"]
     if manifest.study == RUNS_FOLDER or manifest.roadmap == DEFAULT_ROADMAP:
         del content["roadmap"], content["roadmap_files"]
     return content
@@ -156,9 +159,11 @@ def _merge_layouts(before: Manifest, design: str, layout: Layout) -> tuple[str, 
     if not layout.members or layout == before.layout:
         return before.design, before.layout
     longer, shorter = sorted((layout, before.layout), key=lambda candidate: -len(candidate.orders))
-    if before.design == design and shorter.orders and longer.orders[: len(shorter.orders)] == shorter.orders:
+    extends = longer.orders[: len(shorter.orders)] == shorter.orders and longer.needs == shorter.needs
+    if before.design == design and shorter.orders and extends:
         return design, longer
-    other = " with another design.full, design.start or design.order_seed" if before.design == design else ""
+    fields = "design.full, design.start, design.order_seed or design.needs"
+    other = f" with another {fields}" if before.design == design else ""
     message = f"already uses design.name={before.design}{other}; choose another name with study=NAME"
     raise SpecError(f"study={before.study}: {message}")
 

@@ -83,7 +83,7 @@ def notes(study: Study) -> list[str]:
         )
     if study.table["delta"].notna().any():
         lines += _comparison_notes(study)
-    lines += unchanged_lines(study)
+    lines += needs_lines(study) + unchanged_lines(study)
     devices = {tuple(filter(None, (r["device"]["name"], r["device"]["precision"]))) for r in records if r.get("device")}
     if any(devices):  # a run that failed early has no device name
         lines.append(f"Trained on {'; '.join(sorted(', '.join(device) for device in devices if device))}.")
@@ -91,6 +91,17 @@ def notes(study: Study) -> list[str]:
     rows = [study.roadmap.reference(table).row(name) for table, name in shown]
     lines += dict.fromkeys(row.note for row in rows if row is not None and row.note)
     return lines + study.problems
+
+
+def needs_lines(study: Study) -> list[str]:
+    """Return for each transform that `design.needs` names which others it needs; empty if there is none."""
+    transforms = study.roadmap.transforms
+    return [
+        f"The design of the study {study.name} has {transforms[name].label} only together with"
+        f" {study.roadmap.joined_labels(others)}."
+        for name, others in study.manifest.layout.needs.items()
+        if {name, *others} <= transforms.keys()
+    ]
 
 
 def _comparison_notes(study: Study) -> list[str]:

@@ -42,6 +42,8 @@ def run_single(run: PlannedRun) -> None:
     if spec.design.name is not Design.grid:
         name = spec.design.name.value
         raise SpecError(f"design.name={name}: needs a study, as +study={name}")
+    if spec.design.needs:
+        raise SpecError("design.needs: needs a study, as +study=leave_one_out; leave it out")
     if spec.plan:
         logger.info(estimate_runtime([run], place_alone(run)))
         return

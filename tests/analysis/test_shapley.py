@@ -27,7 +27,11 @@ def layout() -> Layout:
 
 @pytest.fixture
 def specs(layout: Layout, tmp_path: Path) -> list[RunSpec]:
-    """Runs of the study `game`, in which every transform adds its own value."""
+    return write_runs(layout, tmp_path)
+
+
+def write_runs(layout: Layout, tmp_path: Path) -> list[RunSpec]:
+    """Write the runs of the study `game`, in which every transform adds its own value."""
     specs = []
     for member in layout.members:
         for seed in (0, 1):
@@ -55,6 +59,19 @@ def test_values_of_additive_gains_are_the_gains(tmp_path: Path) -> None:
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert '<p class="lead">Study game: ' in page
     assert '<th scope="col" class="number">Shapley value</th>' in page and "+3.00" in page
+
+
+def test_a_transform_has_no_effect_before_what_it_needs_in_this_study(tmp_path: Path) -> None:
+    """In one order of each pair, patchify stem comes before depthwise conv, which then gains the effect of both."""
+    needs = {"patchify_stem": ["depthwise_conv"]}
+    design = DesignSpec(Design.attribution, full="depthwise_conv", orders=4, needs=needs)
+    write_runs(study_layout(design, load_roadmap()), tmp_path)
+    table = shapley_values(read_study(tmp_path / "game")).set_index("transform")
+    expected = VALUES | {"patchify_stem": VALUES["patchify_stem"] / 2}
+    expected["depthwise_conv"] += VALUES["patchify_stem"] / 2
+    assert table["value"].to_dict() == pytest.approx(expected) and (table["n_orders"] == 4).all()
+    text = write_report(tmp_path / "game", tmp_path / "report")
+    assert "The design of the study game has patchify stem only together with depthwise conv." in text
 
 
 def test_orders_with_a_missing_network_are_left_out(layout: Layout, specs: list[RunSpec], tmp_path: Path) -> None:

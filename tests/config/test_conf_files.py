@@ -72,6 +72,20 @@ def test_a_damaged_transform_gives_a_one_line_error_with_its_name(damage: str, c
     assert_refused(call_main("+transform=mine", "plan=true", "plan_device=none"), "transform/mine.yaml: ", message)
 
 
+@pytest.mark.parametrize(
+    ("needs", "message"),
+    [
+        ("{3: [gelu]}", "design.needs.3: must be a name; write it in quotes"),
+        ("[gelu]", "conf/study/mine.yaml: has a list in the place of a section; write its entries as NAME: VALUE"),
+        ("{gelu: [grn]}", "design.needs.gelu: grn is not in this design; use one of training_recipe, "),
+    ],
+)
+def test_a_study_file_with_impossible_needs_is_refused(needs: str, message: str, conf: Path) -> None:
+    text = f"{HEADER}study: mine\ndesign: {{name: leave_one_out, needs: {needs}}}\n"
+    (conf / "study" / "mine.yaml").write_text(text, encoding="utf-8")
+    assert_refused(call_main("-m", "+study=mine"), "", message)
+
+
 def test_a_damaged_file_does_not_affect_commands_that_do_not_use_it(conf: Path) -> None:
     write_mine(conf, DAMAGED["typo"][0])
     (conf / "roadmap" / "other.yaml").write_bytes(bytes(range(128, 256)))

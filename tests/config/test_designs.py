@@ -38,6 +38,87 @@ def test_leave_one_out_removes_each_transform_and_those_that_need_it() -> None:
     assert "without ReLU → GELU" in labels and "without depthwise conv and move up depthwise conv" in labels
 
 
+NEEDS = {"inverted_bottleneck": ["depthwise_conv"]}
+
+
+def test_a_study_can_have_needs_of_its_own() -> None:
+    """Without depthwise conv, the inverted bottleneck has dense convolutions on all its channels."""
+    left_out = {
+        frozenset(CONVNEXT) - set(member.transforms) for member in layout(Design.leave_one_out, needs=NEEDS).members
+    }
+    alone = {frozenset({name}) for name in CONVNEXT if name != "depthwise_conv"}
+    assert left_out == {frozenset(), *alone, frozenset({"depthwise_conv", "inverted_bottleneck", "move_up_depthwise"})}
+    added = [set(member.transforms) for member in layout(Design.add_one_in, needs=NEEDS).members]
+    assert {"training_recipe", "depthwise_conv", "inverted_bottleneck"} in added
+    for orders in (2, 8):
+        attribution = layout(Design.attribution, orders=orders, needs=NEEDS)
+        networks = [set(member.transforms) for member in attribution.members]
+        assert all("depthwise_conv" in names for names in networks if "inverted_bottleneck" in names)
+        assert attribution.needs == NEEDS and attribution.orders == layout(Design.attribution, orders=orders).orders
+    recipe = layout(Design.recipe, needs={"cutmix": ["mixup"]}).members
+    assert [member.label for member in recipe if "Mixup" in str(member.label)] == [
+        "with Mixup and CutMix", "with Mixup", "without CutMix and Mixup",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "needs",
+    [
+        {"move_up_depthwise": ["depthwise_conv"]},  # as in its file
+        {"gelu": ["large_kernel", "large_kernel"]},
+        {"gelu": ["large_kernel"], "layer_norm": ["large_kernel"], "fewer_norms": ["layer_norm", "gelu"]},
+    ],
+)
+def test_a_transform_that_several_need_is_added_once(needs: dict[str, list[str]]) -> None:
+    added = layout(Design.add_one_in, needs=needs)
+    assert all(len(set(member.transforms)) == len(member.transforms) for member in added.members)
+    assert (added == layout(Design.add_one_in)) == ("gelu" not in needs)
+    assert added.needs.get("gelu") == (["large_kernel"] if "gelu" in needs else None)
+    assert added.needs.get("fewer_norms") == (["gelu", "layer_norm"] if "fewer_norms" in needs else None)  # sorted
+
+
+@pytest.mark.parametrize(
+    ("design", "needs", "message"),
+    [
+        (
+            Design.leave_one_out,
+            {"gelu": ["geluu"]},
+            "design.needs.gelu: geluu is not in this design; did you mean",
+        ),
+        (Design.attribution, {"adamw": ["gelu"]}, "design.needs.adamw: adamw is not in this design; use one of"),
+        (Design.recipe, {"adamw": ["gelu"]}, "design.needs.adamw: gelu is not in this design; use one of adamw, "),
+        (
+            Design.add_one_in,
+            {"training_recipe": ["gelu"]},
+            "design.needs.training_recipe: design.start=training_recipe has training_recipe without what it needs",
+        ),
+        (Design.grid, NEEDS, "design.needs: is only for the designs leave_one_out, add_one_in, attribution, recipe; "),
+    ],
+)
+def test_needs_outside_of_the_design_are_refused(design: Design, needs: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        layout(design, needs=needs)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+design.needs.gelu=large_kernel", "design.needs.gelu=large_kernel: must be a list of the names of other"),
+        ("+design.needs.gelu=[gelu]", r"design.needs.gelu=\['gelu'\]: must be a list of the names of other transforms"),
+        (
+            "+design.needs.gelu=[3]",
+            r"design.needs.gelu=\[3\]: must be a list of the names of other transforms, as",
+        ),
+        ("+design.needs.gelu=[]", r"design.needs.gelu=\[\]: must be a list of the names of other transforms, as"),
+        ("design.needs=3", "design.needs=3: must be a section; add its entries, as [+]design.needs.NAME=..."),
+        ("design.needs.gelu=[grn]", "design.needs.gelu: unknown field; add it as [+]design.needs.gelu=..."),
+    ],
+)
+def test_impossible_needs_are_refused(override: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        compose("design.name=leave_one_out", override)
+
+
 def test_add_one_in_adds_each_transform_and_those_that_it_needs() -> None:
     start, *others = layout(Design.add_one_in).members
     assert start.transforms == ["training_recipe"] and len(others) == 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,30 @@ def test_later_commands_add_runs_to_a_study(tmp_path: Path, monkeypatch: pytest.
         add_runs([(specs[0], [])], Layout())
 
 
+def test_the_needs_of_a_study_are_kept(tmp_path: Path) -> None:
+    """study.json has them only where there are any, so that other lists stay the same."""
+    choices: list[dict[str, list[str]]] = [{}, {"gelu": ["large_kernel"]}]
+    for needs in choices:
+        with_needs = layout(Design.leave_one_out, needs=needs)
+        spec = compose(f"study=needs{len(needs)}", f"out={tmp_path}", "design.name=leave_one_out", "+step=gelu")
+        add_runs([(spec, [])], with_needs)
+        path = tmp_path / spec.study / "study.json"
+        manifest, content = read_manifest(path.parent), json.loads(path.read_text(encoding="utf-8"))
+        assert manifest is not None and manifest.layout == with_needs
+        assert content["layout"].get("needs", {}) == needs and ("needs" in content["layout"]) == bool(needs)
+        content["layout"]["needs"] = needs or None
+        path.write_text(json.dumps(content), encoding="utf-8")
+        assert read_manifest(path.parent) == manifest
+        content["layout"]["needs"] = {"gelu": "large_kernel"}
+        path.write_text(json.dumps(content), encoding="utf-8")
+        with pytest.raises(SpecError, match="study.json: invalid study file [(]layout.needs has an invalid value"):
+            read_manifest(path.parent)
+        content["layout"] |= {"needs": {}, "need": {}}
+        path.write_text(json.dumps(content), encoding="utf-8")
+        with pytest.raises(SpecError, match="study.json: invalid study file [(]'layout.need' is unknown"):
+            read_manifest(path.parent)
+
+
 def test_a_study_has_one_design(tmp_path: Path) -> None:
     def merged(design: Design, **fields: Any) -> Layout:
         overrides = ("study=mine", f"out={tmp_path}", f"design.name={design.value}")
@@ -51,8 +76,13 @@ def test_a_study_has_one_design(tmp_path: Path) -> None:
     assert merged(Design.attribution, orders=4) == four
     assert merged(Design.attribution, orders=2) == four  # the four orders contain the two
     add_runs([(compose("study=mine", f"out={tmp_path}"), [])], Layout())  # a run outside of the design
-    others: dict[Design, dict[str, Any]] = {Design.attribution: {"order_seed": 1}, Design.leave_one_out: {}}
-    for name, fields in others.items():
+    needs = {"gelu": ["large_kernel"]}
+    others: list[tuple[Design, dict[str, Any]]] = [
+        (Design.attribution, {"order_seed": 1}),
+        (Design.attribution, {"needs": needs}),
+        (Design.leave_one_out, {}),
+    ]
+    for name, fields in others:
         with pytest.raises(SpecError, match="study=mine: already uses design.name=attribution.*; .* study=NAME"):
             merged(name, **fields)
 

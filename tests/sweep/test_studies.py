@@ -11,7 +11,7 @@ import pytest
 
 from roadmap.records.manifest import read_manifest
 from tests.conftest import ROOT, TINY, CommandLine, background
-from tests.helpers import write_run
+from tests.helpers import call_main, write_run
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,11 @@ from tests.helpers import write_run
         (["reference=swim"], "reference=swim: unknown reference network; use swin, or null"),
         (["design.full=baseline"], "design.full=baseline: has no transform to remove or to add; use a later step"),
         (["out=a,b"], "out=a,b: a sweep has one value; run one command for each"),
+        (["design.full=gelu,layer_norm"], "design.full=gelu,layer_norm: a study has one design; give one value"),
+        (
+            ["+design.needs.gelu=[grn],[swin]"],
+            "+design.needs.gelu=[grn],[swin]: a study has one design; give one value",
+        ),
         (["+step=gelu"], "+step=gelu: design.name=leave_one_out chooses the networks itself; set design.full=STEP for"),
     ],
 )
@@ -43,6 +48,18 @@ def test_a_study_with_its_reference(command_line: CommandLine, tmp_path: Path) -
     assert "Swin Transformer (reference)" in done.stdout
     alone = command_line("+step=baseline", "reference=swin", *TINY)
     assert alone.returncode == 2 and "needs a study; for one run use +transform=swin" in alone.stderr
+
+
+def test_a_single_run_has_no_design(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = {
+        "design.name=add_one_in": "design.name=add_one_in: needs a study, as +study=add_one_in",
+        "+design.needs.gelu=[large_kernel]": "design.needs: needs a study, as +study=leave_one_out; leave it out",
+    }
+    for override, message in refused.items():
+        done = call_main("+step=gelu", override)
+        assert done.code == 2 and message in done.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_dry_run_starts_nothing_and_needs_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
