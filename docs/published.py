@@ -8,14 +8,15 @@ from functools import partial
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
 import pandas as pd
 from torch import nn
 
 from roadmap import create_model
 from roadmap.analysis.agreement import agreement
-from roadmap.analysis.gaps import Gap, measure_effect
+from roadmap.analysis.gaps import Gap, measure_effect, scores_of
 from roadmap.analysis.shapley import shapley_values
-from roadmap.analysis.statistics import GAIN, LOSS, as_array
+from roadmap.analysis.statistics import GAIN, LOSS, as_array, difference
 from roadmap.analysis.table import Study, read_study
 from roadmap.report.columns import SHAPLEY, format_interval, format_value, readable_table
 from roadmap.report.explanations import explanations_table, read_explanations
@@ -24,6 +25,7 @@ from roadmap.report.search import read_search
 from roadmap.report.unchanged import unchanged_lines
 from roadmap.report.wording import agreement_sentences, failure_lines, needs_lines, study_agreement
 
+LEAVE_ONE_OUT_SEEDS = set(range(5))  # of the study that suggested the explanation with the patchify stem
 EXPLANATIONS = Path(__file__).parent.parent / "experiments/why.yaml"
 
 
@@ -40,7 +42,7 @@ def results(folder: Path, part: str) -> list[str]:
     if name == "why":
         held_out, test = (read_study(folder / study) for study in ("why_held_out", "why"))
         failures = [line for study in (held_out, test) for line in failure_lines(study)]
-        return [explanations_table(EXPLANATIONS, [held_out], [test]), *sentences_of_activations(test), *failures]
+        return [explanations_table(EXPLANATIONS, [held_out], [test]), *sentences_of_causes(test), *failures]
     studies = [read_study(folder / study) for study in name.split("+")]
     notes = [
         line for study in studies for line in (*needs_lines(study), *unchanged_lines(study), *failure_lines(study))
@@ -95,8 +97,8 @@ def table_of_top1(study: Study) -> str:
     return markdown(shown.rename_axis("step").reset_index(), []).strip()
 
 
-def sentences_of_activations(test: Study) -> list[str]:
-    """Return how many activations the networks have, and the gap on the test set without the step that removes some."""
+def sentences_of_causes(test: Study) -> list[str]:
+    """Return how many activations the networks have, and the gap on the test set without the steps that are causes."""
     networks = {
         "the ResNet": create_model("training_recipe", "nano"),
         "ConvNeXt": create_model("separate_downsampling", "nano"),
@@ -107,12 +109,22 @@ def sentences_of_activations(test: Study) -> list[str]:
         for name, network in networks.items()
     )
     network, other = read_explanations(EXPLANATIONS).standard
-    without = Gap(network._replace(transforms=network.transforms - {"fewer_activations"}), other)
-    effect = measure_effect([test], without, without)
+    gaps: list[str] = []
+    for left_out in (["fewer_activations"], ["patchify_stem"], ["patchify_stem", "fewer_activations"]):
+        without = Gap(network._replace(transforms=network.transforms.difference(left_out)), other)
+        effect = measure_effect([test], without, without)
+        interval = format_interval(effect.gap.low, effect.gap.high)
+        name, points = test.roadmap.joined_labels(left_out), f"{effect.gap.mean:+.2f} points"
+        gaps.append(f"without {name} {points} ({effect.num_seeds} seeds, 95 % interval {interval})")
+    without_stem = scores_of([test], network._replace(transforms=network.transforms - {"patchify_stem"}))
+    fresh = sorted(without_stem.keys() - LEAVE_ONE_OUT_SEEDS)
+    own = scores_of([test], network)
+    stem = difference(np.stack([without_stem[seed] - own[seed] for seed in fresh]))
     return [
         f"Number of activations: {counts}.",
-        f"ConvNeXt without fewer activations minus the ResNet: {effect.gap.mean:+.2f} points ({effect.num_seeds} seeds,"
-        f" 95 % interval {format_interval(effect.gap.low, effect.gap.high)}).",
+        f"ConvNeXt minus the ResNet: {'; '.join(gaps)}.",
+        f"ConvNeXt without patchify stem minus ConvNeXt, seeds {fresh[0]} to {fresh[-1]} only, which had no part in the"
+        f" choice of this explanation: {stem.mean:+.2f} points (95 % interval {format_interval(stem.low, stem.high)}).",
     ]
 
 
