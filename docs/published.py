@@ -14,7 +14,7 @@ from torch import nn
 
 from roadmap import create_model
 from roadmap.analysis.agreement import agreement
-from roadmap.analysis.gaps import Gap, measure_effect, scores_of
+from roadmap.analysis.gaps import Effect, Gap, measure_effect, scores_of
 from roadmap.analysis.shapley import shapley_values
 from roadmap.analysis.statistics import GAIN, LOSS, as_array, difference
 from roadmap.analysis.table import Study, read_study
@@ -114,9 +114,7 @@ def sentences_of_causes(test: Study) -> list[str]:
     for left_out in (["fewer_activations"], ["patchify_stem"], ["patchify_stem", "fewer_activations"]):
         without = Gap(network._replace(transforms=network.transforms.difference(left_out)), other)
         effect = measure_effect([test], without, without)
-        interval = format_interval(effect.gap.low, effect.gap.high)
-        name, points = test.roadmap.joined_labels(left_out), f"{effect.gap.mean:+.2f} points"
-        gaps.append(f"without {name} {points} ({effect.num_seeds} seeds, 95 % interval {interval})")
+        gaps.append(f"without {test.roadmap.joined_labels(left_out)} {gap_points(effect)}")
     without_stem = scores_of([test], network._replace(transforms=network.transforms - {"patchify_stem"}))
     fresh = sorted(without_stem.keys() - LEAVE_ONE_OUT_SEEDS)
     own = scores_of([test], network)
@@ -135,9 +133,13 @@ def gap_with_baseline_recipe(folder: Path) -> str:
     transforms = network.transforms - {"training_recipe"}
     baseline = Gap(network._replace(transforms=transforms), other._replace(transforms=frozenset()))
     effect = measure_effect([read_study(folder / name) for name in ("leave_one_out", "roadmap")], baseline, baseline)
+    return f"With the baseline recipe, ConvNeXt minus the ResNet: {gap_points(effect)}, not a planned comparison."
+
+
+def gap_points(effect: Effect) -> str:
+    """Return the gap without the cause in points of top-1, with its number of seeds and its interval."""
     interval = format_interval(effect.gap.low, effect.gap.high)
-    points = f"{effect.gap.mean:+.2f} points ({effect.num_seeds} seeds, 95 % interval {interval})"
-    return f"With the baseline recipe, ConvNeXt minus the ResNet: {points}, not a planned comparison."
+    return f"{effect.gap.mean:+.2f} points ({effect.num_seeds} seeds, 95 % interval {interval})"
 
 
 def table_of_parts(table: pd.DataFrame) -> str:
@@ -175,6 +177,5 @@ def unplanned_comparisons(study: Study) -> list[str]:
     return [
         f"Without the first gain, Kendall's tau of the other {steps.all_steps} gains is {steps.tau:.2f} (95 % interval"
         f" {steps.tau_low:.2f} to {steps.tau_high:.2f}, p = {steps.tau_p:.2g}). ConvNeXt minus the ResNet with the"
-        f" enhanced recipe: {effect.gap.mean:+.2f} points ({effect.num_seeds} seeds, 95 % interval"
-        f" {format_interval(effect.gap.low, effect.gap.high)}). Neither is one of this table's planned comparisons."
+        f" enhanced recipe: {gap_points(effect)}. Neither is one of this table's planned comparisons."
     ]

@@ -197,7 +197,6 @@ def expected_values(path: str) -> str | None:
     if text is None and dataclasses.is_dataclass(declared):
         text = f"a section; set its fields, as {path}.{dataclasses.fields(declared)[0].name}=..."
     if text is None and declared is not None:
-        text = "a section that the transforms fill in; use +transform=NAME"
-        if path != "transforms":
-            text = f"a section; add its entries, as +{path}.NAME=..."
+        of_transforms = "a section that the transforms fill in; use +transform=NAME"
+        text = of_transforms if path == "transforms" else f"a section; add its entries, as +{path}.NAME=..."
     return text + or_null if text else None

@@ -53,11 +53,11 @@ def plan_runs(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
     networks = [overrides_of(member.transforms, roadmap) for member in layout.members] or [[]]
     composer = Composer(config, loader, roadmap)
     runs: dict[Path, PlannedRun] = {}
-    overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
-    for override in overrides:
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
+    for override in parsed:
         if override.is_sweep_override() and override.get_key_element().lstrip("+").startswith("design."):
             raise SpecError(f"{override.input_line}: a study has one design; give one value")
-    combinations = expand_sweep(overrides)
+    combinations = expand_sweep(parsed)
     if len(networks) * len(combinations) > MAX_SWEEP_RUNS:
         count = f"{len(networks)} networks with {len(combinations)} settings each"
         message = f"{count} are more than {MAX_SWEEP_RUNS} runs; use fewer orders or seeds"
