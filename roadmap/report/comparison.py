@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from roadmap.analysis.comparison import compare_gains, comparison_sentence, study_gains
-from roadmap.analysis.table import read_study, write_csv
+from roadmap.analysis.table import Study, read_study, write_csv
 from roadmap.config.schema import SpecError
 from roadmap.report.columns import format_interval
 from roadmap.report.formats import markdown
+from roadmap.report.search import FOUND, found_sentence, read_search, search_gains
 from roadmap.report.terminal import render_table, terminal_width
 from roadmap.report.wording import study_summary
 from roadmap.report.writer import replaced_together
 
+SIDES = ("First", "Second")
 # Columns that do not fit the terminal are left out in this order. The first column is never left out.
 DROP_ORDER = (
     *("second: 95 % interval", "first: 95 % interval", "compared with", "second: verdict", "first: verdict"),
@@ -31,28 +34,17 @@ def write_comparison(a: Path, b: Path, to: Path, width: int | None = None) -> st
     from roadmap.report import figures
 
     studies = [read_study(a), read_study(b)]
-    table = compare_gains(*map(study_gains, studies))
+    table, notes = compared_gains(studies, [a, b])
     if not len(table):
         raise SpecError(f"{a} and {b}: the studies have no comparison of the same two networks in common")
     names = [f"{study.name} ({study_summary(study)})" for study in studies]
-    shown = pd.DataFrame({"step": table["step"], "compared with": table["against"]})
-    text_headers = {"step", "compared with", "both"}
-    for side, name in zip("ab", ("first", "second"), strict=True):
-        intervals = zip(table[f"{side}_low"], table[f"{side}_high"], strict=True)
-        shown[f"{name}: gain"] = [f"{delta:+.2f}" for delta in table[f"{side}_delta"]]
-        shown[f"{name}: 95 % interval"] = [format_interval(*interval) for interval in intervals]
-        shown[f"{name}: verdict"] = table[f"{side}_verdict"]
-        text_headers.add(f"{name}: verdict")
-    shown["both"] = table["say"]
+    shown = readable_comparison(table, ("first", "second"))
     lines = [
         f"First study: {names[0]}. Second study: {names[1]}. Gains are in points of top-1.",
-        comparison_sentence(table, "First study", "second study"),
-        *(
-            f"{side} study: {line}"
-            for side, study in zip(("First", "Second"), studies, strict=True)
-            for line in study.problems
-        ),
+        *notes,
+        *(f"{side} study: {line}" for side, study in zip(SIDES, studies, strict=True) for line in study.problems),
     ]
+    text_headers = {"step", "compared with", "first: verdict", "second: verdict", "both"}
     with replaced_together(to) as new:
         written = [new / f"compare.{kind}" for kind in ("csv", "md", "png", "svg")]
         write_csv(table, written[0])
@@ -62,3 +54,30 @@ def write_comparison(a: Path, b: Path, to: Path, width: int | None = None) -> st
     hint = f"All columns: roadmap report {a} {b} --wide, or compare.csv."
     terminal_table = render_table(shown, width or terminal_width(), hint, text_headers, DROP_ORDER)
     return f"\n{terminal_table}\n\n" + "\n".join(lines) + f"\n\nreport:\n{paths}"
+
+
+def compared_gains(studies: Sequence[Study], folders: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
+    """Return the gains that two studies have in common (COMPARISON_COLUMNS), and what they say together.
+
+    Two searches have in common what each transform adds, and what the found network gains over both ends.
+    """
+    results = [read_search(study, folder)[0] for study, folder in zip(studies, folders, strict=True)]
+    searches = [result for result in results if result is not None]
+    if len(searches) < len(studies):
+        table = compare_gains(*map(study_gains, studies))
+        return table, [comparison_sentence(table, "First study", "second study")]
+    table = compare_gains(*map(search_gains, studies, searches))
+    found = [f"{side} study: {found_sentence(result)}" for side, result in zip(SIDES, searches, strict=True)]
+    changes = table[table["step"] != FOUND]
+    return table, [comparison_sentence(changes, "Single changes of the first study", "those of the second"), *found]
+
+
+def readable_comparison(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Return the table of `compared_gains` as text, with a name for each study in the headers."""
+    shown = pd.DataFrame({"step": table["step"], "compared with": table["against"]})
+    for side, name in zip("ab", names, strict=True):
+        intervals = zip(table[f"{side}_low"], table[f"{side}_high"], strict=True)
+        shown[f"{name}: gain"] = [f"{delta:+.2f}" for delta in table[f"{side}_delta"]]
+        shown[f"{name}: 95 % interval"] = [format_interval(*interval) for interval in intervals]
+        shown[f"{name}: verdict"] = table[f"{side}_verdict"]
+    return shown.assign(both=table["say"])
