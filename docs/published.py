@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -15,15 +15,14 @@ from torch import nn
 
 from roadmap import create_model
 from roadmap.analysis.agreement import agreement
-from roadmap.analysis.gaps import Effect, Gap, Network, measure_effect, scores_of
+from roadmap.analysis.gaps import Effect, Gap, measure_effect, scores_of
 from roadmap.analysis.shapley import shapley_values
 from roadmap.analysis.statistics import GAIN, LOSS, as_array, difference
 from roadmap.analysis.table import Study, read_study
 from roadmap.report.columns import SHAPLEY, format_interval, format_value, readable_table
-from roadmap.report.comparison import compared_gains, readable_comparison
 from roadmap.report.explanations import explanations_table, read_explanations
 from roadmap.report.formats import markdown
-from roadmap.report.search import read_search
+from roadmap.report.search import RESULT_NAME, found_network, read_search
 from roadmap.report.unchanged import unchanged_lines
 from roadmap.report.wording import agreement_sentences, failure_lines, needs_lines, study_agreement
 
@@ -35,8 +34,8 @@ def results(folder: Path, part: str) -> list[str]:
     """Return a part of the published studies in a folder, tables and notes, as paragraphs.
 
     `part` is a study, two studies of ingredients or steps joined by a plus, a benchmark NAME whose table is in NAME.md,
-    `why` for the table of explanations, `searches` for the comparison with the search on digits, `STUDY:summary` for the most important rows of a roadmap, or `STUDY:top1` for
-    the top-1 of each step at each setting.
+    `why` for the table of explanations, `STUDY:found` for the network that a search has found, `STUDY:summary` for the
+    most important rows of a roadmap, or `STUDY:top1` for the top-1 of each step at each setting.
     """
     name, _, form = part.partition(":")
     if (folder / f"{name}.md").is_file():
@@ -46,8 +45,8 @@ def results(folder: Path, part: str) -> list[str]:
         failures = [line for study in (held_out, test) for line in failure_lines(study)]
         sentences = [*sentences_of_causes(test), gap_with_baseline_recipe(folder)]
         return [explanations_table(EXPLANATIONS, [held_out], [test]), *sentences, *failures]
-    if name == "searches":
-        return comparison_of_searches([folder, folder.parent / "digits"])
+    if form == "found":
+        return [f"{found_network(json.loads((folder / name / RESULT_NAME).read_text(encoding='utf-8')))}."]
     studies = [read_study(folder / study) for study in name.split("+")]
     notes = [
         line for study in studies for line in (*needs_lines(study), *unchanged_lines(study), *failure_lines(study))
@@ -144,39 +143,6 @@ def gap_points(effect: Effect) -> str:
     """Return the gap without the cause in points of top-1, with its number of seeds and its interval."""
     interval = format_interval(effect.gap.low, effect.gap.high)
     return f"{effect.gap.mean:+.2f} points ({effect.num_seeds} seeds, 95 % interval {interval})"
-
-
-def comparison_of_searches(folders: Sequence[Path]) -> list[str]:
-    """Return the gains that two searches have in common, and how each found network does on the other dataset."""
-    searches = [folder / "search" for folder in folders]
-    studies = [read_study(search) for search in searches]
-    table, (summary, *_) = compared_gains(studies, searches)
-    results = [read_search(study, search)[0] for study, search in zip(studies, searches, strict=True)]
-    names = [result["data"] for result in results if result is not None]
-    shown = readable_comparison(table, names)
-    found = [frozenset(next(iter(study.rows)).transforms) for study in studies]
-    sentences = [
-        transfer_sentence([study, read_study(folder / "search-transfer")], foreign, other)
-        for study, folder, foreign, other in zip(studies, folders, reversed(found), reversed(names), strict=True)
-    ]
-    headers = {header for header in shown if not header.endswith(("gain", "interval"))}
-    return [markdown(shown, [], headers).strip(), summary, *sentences]
-
-
-def transfer_sentence(studies: Sequence[Study], foreign: frozenset[str], other: str) -> str:
-    """Return how the network found on another dataset, `foreign`, does on this one, compared with the first rows.
-
-    These are the network found here, the start of the search and the last step.
-    """
-    own = scores_of(studies, Network(foreign))
-    parts: list[str] = []
-    for row in studies[0].rows[:3]:
-        scores = scores_of(studies, Network(frozenset(row.transforms), row.setting))
-        seeds = sorted(own.keys() & scores.keys())
-        gain = difference(np.stack([own[seed] - scores[seed] for seed in seeds]))
-        parts.append(f"{row.label} {gain.mean:+.2f} ({format_interval(gain.low, gain.high)})")
-    data = studies[0].rows[0].completed[0]["data"]
-    return f"On {data}, the network found on {other} minus {', '.join(parts)}; {len(seeds)} seeds, descriptive."
 
 
 def table_of_parts(table: pd.DataFrame) -> str:

@@ -12,7 +12,7 @@ from roadmap.analysis.table import Study, read_study, write_csv
 from roadmap.config.schema import SpecError
 from roadmap.report.columns import format_interval
 from roadmap.report.formats import markdown
-from roadmap.report.search import FOUND, found_sentence, read_search, search_gains
+from roadmap.report.search import WITHOUT, found_network, read_search, search_gains
 from roadmap.report.terminal import render_table, terminal_width
 from roadmap.report.wording import study_summary
 from roadmap.report.writer import replaced_together
@@ -29,7 +29,8 @@ def write_comparison(a: Path, b: Path, to: Path, width: int | None = None) -> st
     """Write compare.csv, .md, .png and .svg to the folder `to`; return the table and the paths as text.
 
     `width` is that of the returned table, by default that of the terminal. Raises SpecError if a study has no records,
-    or if the two studies have no comparison in common, and OSError like `write_report`.
+    if the result of a search is damaged, or if the two studies have no comparison in common, and OSError like
+    `write_report`.
     """
     from roadmap.report import figures
 
@@ -59,17 +60,30 @@ def write_comparison(a: Path, b: Path, to: Path, width: int | None = None) -> st
 def compared_gains(studies: Sequence[Study], folders: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
     """Return the gains that two studies have in common (COMPARISON_COLUMNS), and what they say together.
 
-    Two searches have in common what each transform adds, and what the found network gains over both ends.
+    Two searches have the gains of `search_gains` in common. Raises SpecError for a damaged result of a search.
     """
     results = [read_search(study, folder)[0] for study, folder in zip(studies, folders, strict=True)]
     searches = [result for result in results if result is not None]
     if len(searches) < len(studies):
         table = compare_gains(*map(study_gains, studies))
         return table, [comparison_sentence(table, "First study", "second study")]
-    table = compare_gains(*map(search_gains, studies, searches))
-    found = [f"{side} study: {found_sentence(result)}" for side, result in zip(SIDES, searches, strict=True)]
-    changes = table[table["step"] != FOUND]
-    return table, [comparison_sentence(changes, "Single changes of the first study", "those of the second"), *found]
+    gains = [search_gains(study, result) for study, result in zip(studies, searches, strict=True)]
+    table = compare_gains(*gains)
+    of_transforms = table[table["against"] == WITHOUT]
+    notes = [
+        f"The {side.lower()} study found {found_network(result)}." for side, result in zip(SIDES, searches, strict=True)
+    ]
+    if len(of_transforms):
+        notes.insert(0, comparison_sentence(of_transforms, "Transforms in the first search", "the second"))
+    compared = frozenset[str]().union(*(key[0] for key in gains[0].keys() & gains[1].keys()))
+    labels = {
+        name: study.roadmap.transforms[name].label
+        for study, result in zip(studies, searches, strict=True)
+        for name in result["changes"]
+    }
+    if missing := [label for name, label in labels.items() if name not in compared]:
+        notes.append(f"Not compared in both searches, or together with other transforms: {', '.join(missing)}.")
+    return table, notes
 
 
 def readable_comparison(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

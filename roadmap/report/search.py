@@ -22,6 +22,7 @@ RESULT_NAME = "search.json"  # in the study's folder
 CANDIDATES_NAME, FIGURE_NAME = "candidates.csv", "front"
 NOT_COMPARED = "not compared (beyond a bound on the cost, impossible or not completed)"
 FOUND_PATH = Path("conf/roadmap/found.yaml")  # in the folder of the report
+WITHOUT = "without"  # the label of the other network, in a comparison of a network with a transform
 FOUND, ENDS = "found network", {"start": "start of the search", "full": "last step"}  # labels
 
 
@@ -83,25 +84,28 @@ class _Change(NamedTuple):
     """A transform, and the network that is one change away from the found network."""
 
     label: str
-    changed: frozenset[str]  # the transform, and those that have to change together with it
+    changed: frozenset[str]  # the transform, and if the networks are compared, those that change together with it
     is_in_found: bool
     comparison: Comparison | None  # of that network with the found one; None if they are not compared
 
 
 def search_gains(study: Study, result: dict[str, Any]) -> dict[GainKey, Gain]:
-    """Return what each transform adds in the found network or to it, and what the found network gains over both ends.
+    """Return the gain of each transform, and of the found network over both ends, in percentage points.
 
-    Two searches have the same key for the same transforms and for the same end, whatever they have found.
+    The gain of a transform is that of the network with it over the network without it. One of the two is the found
+    network. Networks that are not compared are left out. The key of a transform is (the transforms that change, none,
+    ""), that of an end is (none, the transforms of the end, ""), so that searches that found different networks have
+    keys in common.
     """
     gains: dict[GainKey, Gain] = {}
     for change in _single_changes(study, result):
         if change.comparison is not None:
-            adds = _reversed(change.comparison) if change.is_in_found else change.comparison
-            gains[change.changed, frozenset(), ""] = Gain(f"with {change.label}", "without", adds)
+            gain = _reversed(change.comparison) if change.is_in_found else change.comparison
+            gains[change.changed, frozenset(), ""] = Gain(f"with {change.label}", WITHOUT, gain)
     for key, name in ENDS.items():
         end = _row(study, result[key])
         if end is not None and end[1] is not None and end[1].n:
-            gains[frozenset(), frozenset(result[key]), ""] = Gain(FOUND, name, _reversed(end[1]))
+            gains[frozenset(), frozenset(result[key]), ""] = Gain(f"{FOUND} over the {name}", name, _reversed(end[1]))
     return gains
 
 
@@ -132,10 +136,10 @@ def _reversed(comparison: Comparison) -> Comparison:
     )
 
 
-def found_sentence(result: dict[str, Any]) -> str:
-    """Return which network the search has found."""
+def found_network(result: dict[str, Any]) -> str:
+    """Return the label of the found network, and its 10^6 multiply-adds per image."""
     best = result["candidates"][0]
-    return f"Found network: {best['label']}, {best['mmacs']:.3g} MMACs."
+    return f"{best['label']}, {best['mmacs']:.3g} MMACs"
 
 
 def _row(study: Study, transforms: Sequence[str]) -> tuple[Row, Comparison | None] | None:
@@ -168,7 +172,7 @@ def _ends(study: Study, result: dict[str, Any]) -> list[str]:
     """Return a sentence for each end, with the gain of the found network over it on both sets of images."""
     best = result["candidates"][0]
     found, held_out = _row(study, best["transforms"]), {frozenset(c["transforms"]): c for c in result["candidates"]}
-    lines = [found_sentence(result)]
+    lines = [f"Found network: {found_network(result)}."]
     for key, end_name in ENDS.items():
         name, end, raced = f"the {end_name}", _row(study, result[key]), held_out.get(frozenset(result[key]))
         if set(result[key]) == set(best["transforms"]):
