@@ -46,7 +46,8 @@ def results(folder: Path, part: str) -> list[str]:
         sentences = [*sentences_of_causes(test), gap_with_baseline_recipe(folder)]
         return [explanations_table(EXPLANATIONS, [held_out], [test]), *sentences, *failures]
     if form == "found":
-        return [f"{found_network(json.loads((folder / name / RESULT_NAME).read_text(encoding='utf-8')))}."]
+        result = json.loads((folder / name / RESULT_NAME).read_text(encoding="utf-8"))
+        return [f"Found by the race on {result['data']}: {found_network(result)}."]
     studies = [read_study(folder / study) for study in name.split("+")]
     notes = [
         line for study in studies for line in (*needs_lines(study), *unchanged_lines(study), *failure_lines(study))
