@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from functools import partial
@@ -21,7 +22,7 @@ from roadmap.analysis.table import Study, read_study
 from roadmap.report.columns import SHAPLEY, format_interval, format_value, readable_table
 from roadmap.report.explanations import explanations_table, read_explanations
 from roadmap.report.formats import markdown
-from roadmap.report.search import read_search
+from roadmap.report.search import RESULT_NAME, found_network, read_search
 from roadmap.report.unchanged import unchanged_lines
 from roadmap.report.wording import agreement_sentences, failure_lines, needs_lines, study_agreement
 
@@ -33,8 +34,8 @@ def results(folder: Path, part: str) -> list[str]:
     """Return a part of the published studies in a folder, tables and notes, as paragraphs.
 
     `part` is a study, two studies of ingredients or steps joined by a plus, a benchmark NAME whose table is in NAME.md,
-    `why` for the table of explanations, `STUDY:summary` for the most important rows of a roadmap, or `STUDY:top1` for
-    the top-1 of each step at each setting.
+    `why` for the table of explanations, `STUDY:found` for the network that a search has found, `STUDY:summary` for the
+    most important rows of a roadmap, or `STUDY:top1` for the top-1 of each step at each setting.
     """
     name, _, form = part.partition(":")
     if (folder / f"{name}.md").is_file():
@@ -44,6 +45,9 @@ def results(folder: Path, part: str) -> list[str]:
         failures = [line for study in (held_out, test) for line in failure_lines(study)]
         sentences = [*sentences_of_causes(test), gap_with_baseline_recipe(folder)]
         return [explanations_table(EXPLANATIONS, [held_out], [test]), *sentences, *failures]
+    if form == "found":
+        result = json.loads((folder / name / RESULT_NAME).read_text(encoding="utf-8"))
+        return [f"Found by the race on {result['data']}: {found_network(result)}."]
     studies = [read_study(folder / study) for study in name.split("+")]
     notes = [
         line for study in studies for line in (*needs_lines(study), *unchanged_lines(study), *failure_lines(study))

@@ -28,7 +28,8 @@ class Gain(NamedTuple):
     comparison: Comparison
 
 
-GainKey = tuple[frozenset[str], frozenset[str], str]  # transforms of the row, transforms of the other row, setting
+# Transforms of the row, transforms of the other row, setting; of a search as `roadmap.report.search.search_gains` says.
+GainKey = tuple[frozenset[str], frozenset[str], str]
 
 
 def study_gains(study: Study, setting: str | None = None) -> dict[GainKey, Gain]:

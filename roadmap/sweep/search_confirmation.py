@@ -14,6 +14,7 @@ from roadmap.config.choices import Design
 from roadmap.config.designs import Layout, Member
 from roadmap.records.manifest import add_runs
 from roadmap.records.record import run_name
+from roadmap.report.search import ENDS, FOUND
 from roadmap.runtime.logs import logger
 from roadmap.sweep.errors import RunFailed
 from roadmap.sweep.planned_run import PlannedRun
@@ -29,8 +30,8 @@ def changes(winner: Candidate, space: Space, candidates: Candidates) -> Layout:
     """Return the found network, and what is compared with it: both ends and every network that is one change away."""
     names = candidates.names
     whole = names(winner)
-    members = [Member(whole, "found network"), Member(names(space.base), "start of the search", whole)]
-    members.append(Member(names(space.full), "last step", whole))
+    members = [Member(whole, FOUND), Member(names(space.base), ENDS["start"], whole)]
+    members.append(Member(names(space.full), ENDS["full"], whole))
     for name in space.names:
         other = space.change(winner, name)
         word, changed = ("without", winner - other) if name in winner else ("with", other - winner)
