@@ -31,9 +31,8 @@ RACES = [
 ]
 TABLES = ("roadmap.csv", "roadmap.md", "roadmap.tex")
 PUBLISHED = [study for study in ALL if (study / TABLES[0]).is_file()]
-UNFINISHED = [
-    study for study in ALL if study not in (*TUNED, *RACES, *PUBLISHED)
-]  # runs are missing, no tables yet; a race has all its runs
+# Runs are missing, so there are no tables yet. A race never has tables.
+UNFINISHED = [study for study in ALL if study not in (*TUNED, *RACES, *PUBLISHED)]
 SEARCHES = [study for study in PUBLISHED if (study / RESULT_NAME).is_file()]
 OTHERS = [study for study in PUBLISHED if study.with_name(study.name.removesuffix("-found")) not in SEARCHES]
 QUICK = ("roadmap",)  # studies that the default suite checks

@@ -21,9 +21,7 @@ FOUND, START = ["training_recipe", "stage_ratio", "gelu"], ["training_recipe"]
 FULL = ["training_recipe", "stage_ratio", "patchify_stem", "gelu", "layer_norm"]
 # Top-1 of every network, to which a small deviation is added that depends on the seed and the network.
 TOP1 = {"found": 90.0, "start": 88.0, "full": 89.0, "stage_ratio": 88.0, "patchify_stem": 88.0, "gelu": 90.0}
-
-
-Networks = dict[str, list[str] | None]
+Networks = dict[str, list[str] | None]  # by the transform that changes; None: not possible
 
 
 def changes(found: list[str]) -> Networks:
