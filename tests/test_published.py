@@ -36,7 +36,10 @@ UNFINISHED = [study for study in ALL if study not in (*TUNED, *RACES, *PUBLISHED
 SEARCHES = [study for study in PUBLISHED if (study / RESULT_NAME).is_file()]
 OTHERS = [study for study in PUBLISHED if study.with_name(study.name.removesuffix("-found")) not in SEARCHES]
 QUICK = ("roadmap",)  # studies that the default suite checks
-PAGES = ("reports/README.md", "reports/fashion_mnist/README.md", "docs/small-data.md", "README.md")
+PAGES = (
+    *("reports/README.md", "reports/fashion_mnist/README.md", "reports/digits/README.md"),
+    *("docs/small-data.md", "README.md"),
+)
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
 REPORTS = "\n".join(TEXTS.values())
 TEXTS["README.md"] = TEXTS["README.md"].split("\n## Results\n")[1].split("\n## ")[0]
