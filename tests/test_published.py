@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
 from types import ModuleType
@@ -236,6 +237,27 @@ def test_the_tables_on_the_pages_have_the_means_of_the_records(tables: ModuleTyp
         "roadmap", "baseline", seeds="[0-4]"
     )
     assert f"With the baseline recipe, ConvNeXt minus the ResNet: {gap:+.2f} points (5 seeds, " in baseline
+
+
+def top1_of_network(study: Path, transforms: Iterable[str]) -> float:
+    """Return the mean top-1 of the runs of a study with exactly these transforms."""
+    texts = [(study.parent / RUNS_FOLDER / name / "record.json").read_text("utf-8") for name in manifest_of(study).runs]
+    networks = [(record["top1"], {own["name"] for own in record["transforms"]}) for record in map(json.loads, texts)]
+    own = [top1 for top1, names in networks if names == set(transforms)]
+    assert len(own) == 10
+    return mean(own)
+
+
+def test_two_searches_beside_each_other_have_the_means_of_the_records(tables: ModuleType) -> None:
+    studies = [ROOT / "reports" / name / "search" for name in ("fashion_mnist", "digits")]
+    found = [json.loads((study / RESULT_NAME).read_text("utf-8"))["candidates"][0]["transforms"] for study in studies]
+    table, *_, here, there = tables.results(studies[0].parent, "search:digits")
+    (row,) = (line.split("|") for line in table.splitlines() if line.startswith("| with patchify stem |"))
+    for study, own, other, sentence, cell in zip(studies, found, reversed(found), (here, there), (3, 6), strict=True):
+        difference = top1_of_network(study, other) - top1_of_network(study, own)
+        assert re.search(rf"{re.escape(f'{difference:+.2f}')} points \(10 seeds, [^)]*\) over the network", sentence)
+        gain = top1_of_network(study, [*own, "patchify_stem"]) - top1_of_network(study, own)
+        assert row[cell].strip() == f"{gain:+.2f}"
 
 
 NUMBER = r"(?<![\w.,])[-+]?\d+(?:,\d{3})*(?:\.\d+)?"
