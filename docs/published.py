@@ -50,7 +50,7 @@ def results(folder: Path, part: str) -> list[str]:
         sentences = [*sentences_of_causes(test), gap_with_baseline_recipe(folder)]
         return [explanations_table(EXPLANATIONS, [held_out], [test]), *sentences, *failures]
     other = folder.parent / form / name
-    if (other / RESULT_NAME).is_file():
+    if form and (other / RESULT_NAME).is_file():
         return beside([folder / name, other])
     studies = [read_study(folder / study) for study in name.split("+")]
     notes = [

@@ -22,7 +22,7 @@ from tests.conftest import ROOT
 
 STEP_CARDS = (ROOT / "docs" / "steps.md").read_text(encoding="utf-8")
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-LINKED = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "reports").rglob("README.md")), *PAGES]
+LINKED = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("[ber]*/**/*.md")), *PAGES]  # benchmarks, experiments, reports
 
 
 def test_every_step_has_a_card_in_the_order_of_the_roadmap() -> None:
@@ -56,7 +56,8 @@ def test_linked_files_and_sections_exist(page: Path) -> None:
 
 def sections_of(page: Path) -> set[str]:
     """Return the names of a page's sections, as in links to them."""
-    headings = re.findall(r"(?m)^#+ (.+)$", page.read_text(encoding="utf-8"))
+    text = re.sub(r"(?ms)^ *```.*?```", "", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"(?m)^#+ (.+)$", text)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 

@@ -135,6 +135,7 @@ def test_the_command_of_a_search_decides_the_same_without_training(
     for path in copy.glob(f"{study.name}*/roadmap.*"):
         path.unlink()
     (command,) = manifest_of(study).commands
+    assert f"\nuv run {command.removeprefix('python ')}\n" in REPORTS
     process = background(*shlex.split(command)[2:])
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0 and not re.search(r"(?m)^\[\d+/\d+\]", out + err), err

@@ -82,7 +82,9 @@ def compared_gains(studies: Sequence[Study], folders: Sequence[Path]) -> tuple[p
         for name in result["changes"]
     }
     if missing := [label for name, label in labels.items() if name not in compared]:
-        notes.append(f"Not compared in both searches, or together with other transforms: {', '.join(missing)}.")
+        notes.append(
+            f"Not compared in at least one of the searches, or only together with other transforms: {', '.join(missing)}."
+        )
     return table, notes
 
 
