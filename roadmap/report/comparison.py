@@ -82,9 +82,7 @@ def compared_gains(studies: Sequence[Study], folders: Sequence[Path]) -> tuple[p
         for name in result["changes"]
     }
     if missing := ", ".join(label for name, label in labels.items() if name not in compared):
-        notes.append(
-            f"Not compared in at least one of the searches, or only together with other transforms: {missing}."
-        )
+        notes.append(f"Not compared in at least one search, or only together with other transforms: {missing}.")
     return table, notes
 
 
