@@ -1,4 +1,4 @@
-"""Write the generated parts of eight pages: configs and costs into docs/steps.md, factors on the learning rate into
+"""Write the generated parts of nine pages: configs and costs into docs/steps.md, factors on the learning rate into
 docs/recipes.md, planned times into docs/studies.md, predictions into experiments/fashion_mnist.md, results into
 README.md, docs/small-data.md and the README.md files in reports/.
 
@@ -133,6 +133,7 @@ PAGES = {
     ROOT / "docs/small-data.md": fill_results,
     REPORTS / "README.md": fill_results,
     REPORTS / "fashion_mnist/README.md": fill_results,
+    REPORTS / "digits/README.md": fill_results,
 }
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,14 +17,15 @@ from torch import nn
 
 from roadmap import create_model
 from roadmap.analysis.agreement import agreement
-from roadmap.analysis.gaps import Effect, Gap, measure_effect, scores_of
+from roadmap.analysis.gaps import Effect, Gap, Network, measure_effect, scores_of
 from roadmap.analysis.shapley import shapley_values
 from roadmap.analysis.statistics import GAIN, LOSS, as_array, difference
 from roadmap.analysis.table import Study, read_study
 from roadmap.report.columns import SHAPLEY, format_interval, format_value, readable_table
+from roadmap.report.comparison import compared_gains, readable_comparison
 from roadmap.report.explanations import explanations_table, read_explanations
 from roadmap.report.formats import markdown
-from roadmap.report.search import RESULT_NAME, found_network, read_search
+from roadmap.report.search import ENDS, RESULT_NAME, read_search
 from roadmap.report.unchanged import unchanged_lines
 from roadmap.report.wording import agreement_sentences, failure_lines, needs_lines, study_agreement
 
@@ -34,8 +37,9 @@ def results(folder: Path, part: str) -> list[str]:
     """Return a part of the published studies in a folder, tables and notes, as paragraphs.
 
     `part` is a study, two studies of ingredients or steps joined by a plus, a benchmark NAME whose table is in NAME.md,
-    `why` for the table of explanations, `STUDY:found` for the network that a search has found, `STUDY:summary` for the
-    most important rows of a roadmap, or `STUDY:top1` for the top-1 of each step at each setting.
+    `why` for the table of explanations, `STUDY:FOLDER` for a search beside the one on the dataset of another folder,
+    `STUDY:summary` for the most important rows of a roadmap, or `STUDY:top1` for the top-1 of each step at each
+    setting.
     """
     name, _, form = part.partition(":")
     if (folder / f"{name}.md").is_file():
@@ -45,9 +49,9 @@ def results(folder: Path, part: str) -> list[str]:
         failures = [line for study in (held_out, test) for line in failure_lines(study)]
         sentences = [*sentences_of_causes(test), gap_with_baseline_recipe(folder)]
         return [explanations_table(EXPLANATIONS, [held_out], [test]), *sentences, *failures]
-    if form == "found":
-        result = json.loads((folder / name / RESULT_NAME).read_text(encoding="utf-8"))
-        return [f"Found by the race on {result['data']}: {found_network(result)}."]
+    other = folder.parent / form / name
+    if form and (other / RESULT_NAME).is_file():
+        return beside([folder / name, other])
     studies = [read_study(folder / study) for study in name.split("+")]
     notes = [
         line for study in studies for line in (*needs_lines(study), *unchanged_lines(study), *failure_lines(study))
@@ -102,6 +106,32 @@ def table_of_top1(study: Study) -> str:
     return markdown(shown.rename_axis("step").reset_index(), []).strip()
 
 
+def beside(folders: Sequence[Path]) -> list[str]:
+    """Return the gains of two searches beside each other, and each found network on the dataset of the other search."""
+    studies = [read_study(folder) for folder in folders]
+    results = [json.loads((folder / RESULT_NAME).read_text(encoding="utf-8")) for folder in folders]
+    table, notes = compared_gains(studies, folders)
+    names = [result["data"] for result in results]
+    text_headers = {"step", "compared with", "both", *(f"{name}: verdict" for name in names)}
+    return [
+        markdown(readable_comparison(table, names), [], text_headers).strip(),
+        f"The first study is the search on {names[0]}, the second the search on {names[1]}.",
+        *notes,
+        on_the_other_dataset(studies[0], results[0], results[1]),
+        on_the_other_dataset(studies[1], results[1], results[0]),
+    ]
+
+
+def on_the_other_dataset(study: Study, result: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return what the network that the other search has found gains over both ends and the found network here."""
+    compared = {f"the {label}": result[key] for key, label in ENDS.items()}
+    compared[f"the network found on {result['data']}"] = result["candidates"][0]["transforms"]
+    found = Network(frozenset(other["candidates"][0]["transforms"]))
+    gaps = {name: Gap(found, Network(frozenset(transforms))) for name, transforms in compared.items()}
+    gains = "; ".join(f"{gap_points(measure_effect([study], gap, gap))} over {name}" for name, gap in gaps.items())
+    return f"On {result['data']}, the network found on {other['data']}: {gains}. These comparisons are descriptive."
+
+
 def sentences_of_causes(test: Study) -> list[str]:
     """Return how many activations the networks have, and the gap on the test set without the steps that are causes."""
     networks = {
@@ -147,19 +177,23 @@ def gap_points(effect: Effect) -> str:
 
 
 def table_of_parts(table: pd.DataFrame) -> str:
-    """Return the rows of studies that add parts and leave them out as Markdown, one line for each part."""
-    cells: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
-    for row in readable_table(table).to_dict("records"):
+    """Return the rows of studies that add parts and leave them out as Markdown, one line for each part.
+
+    Multiply-adds are left out if all networks have the same.
+    """
+    headers = ["gain", "95 % interval", "MMACs"] if table["gmacs"].nunique() > 1 else ["gain", "95 % interval"]
+    cells: dict[str, dict[str, list[str]]] = defaultdict(dict)
+    shown = readable_table(table).assign(MMACs=[f"{1000 * gmacs:.2f}" for gmacs in table["gmacs"]])
+    for row in shown.to_dict("records"):
         change, part = row["step"].split(" ", 1)  # as "with AdamW", "without AdamW", "nothing added"
         if change == "nothing":
-            cells["nothing: top-1 (%)"][part] = row["top-1 (%)"], ""
+            cells["nothing: top-1 (%)"][part] = [row["top-1 (%)"], "", row["MMACs"]][: len(headers)]
         else:
-            cells[part]["added" if change == "with" else "left out"] = row["gain"], row["95 % interval"]
+            cells[part]["added" if change == "with" else "left out"] = [row[header] for header in headers]
     sides = [side for side in ("added", "left out") if any(side in changes for changes in cells.values())]
-    lines = [
-        (part, *(cell for side in sides for cell in changes.get(side, ("", "")))) for part, changes in cells.items()
-    ]
-    columns = ["step", *(column for side in sides for column in (side, "95 % interval"))]
+    empty = [""] * len(headers)
+    lines = [[part, *(cell for side in sides for cell in changes.get(side, empty))] for part, changes in cells.items()]
+    columns = ["step", *(column for side in sides for column in (side, *headers[1:]))]
     return markdown(pd.DataFrame(lines, columns=columns), []).strip()
 
 

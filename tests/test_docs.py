@@ -22,7 +22,7 @@ from tests.conftest import ROOT
 
 STEP_CARDS = (ROOT / "docs" / "steps.md").read_text(encoding="utf-8")
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-LINKED = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "reports" / "README.md", *PAGES]
+LINKED = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("[ber]*/**/*.md")), *PAGES]  # benchmarks, experiments, reports
 
 
 def test_every_step_has_a_card_in_the_order_of_the_roadmap() -> None:
@@ -46,9 +46,19 @@ def test_generated_parts_are_up_to_date() -> None:
 
 
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
-def test_linked_files_exist(page: Path) -> None:
-    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        assert link.startswith("http") or (page.parent / link).exists(), link
+def test_linked_files_and_sections_exist(page: Path) -> None:
+    for link, section in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")):
+        if not link.startswith("http"):
+            target = page.parent / link if link else page
+            assert target.exists(), link
+            assert not section or section in sections_of(target), f"{link}#{section}"
+
+
+def sections_of(page: Path) -> set[str]:
+    """Return the names of a page's sections, as in links to them."""
+    text = re.sub(r"(?ms)^ *```.*?```", "", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"(?m)^#+ (.+)$", text)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_files_named_in_the_docs_exist() -> None:

@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
 from types import ModuleType
@@ -36,7 +37,10 @@ UNFINISHED = [study for study in ALL if study not in (*TUNED, *RACES, *PUBLISHED
 SEARCHES = [study for study in PUBLISHED if (study / RESULT_NAME).is_file()]
 OTHERS = [study for study in PUBLISHED if study.with_name(study.name.removesuffix("-found")) not in SEARCHES]
 QUICK = ("roadmap",)  # studies that the default suite checks
-PAGES = ("reports/README.md", "reports/fashion_mnist/README.md", "docs/small-data.md", "README.md")
+PAGES = (
+    *("reports/README.md", "reports/fashion_mnist/README.md", "reports/digits/README.md"),
+    *("docs/small-data.md", "README.md"),
+)
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
 REPORTS = "\n".join(TEXTS.values())
 TEXTS["README.md"] = TEXTS["README.md"].split("\n## Results\n")[1].split("\n## ")[0]
@@ -131,6 +135,7 @@ def test_the_command_of_a_search_decides_the_same_without_training(
     for path in copy.glob(f"{study.name}*/roadmap.*"):
         path.unlink()
     (command,) = manifest_of(study).commands
+    assert f"\nuv run {command.removeprefix('python ')}\n" in REPORTS
     process = background(*shlex.split(command)[2:])
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0 and not re.search(r"(?m)^\[\d+/\d+\]", out + err), err
@@ -233,6 +238,28 @@ def test_the_tables_on_the_pages_have_the_means_of_the_records(tables: ModuleTyp
         "roadmap", "baseline", seeds="[0-4]"
     )
     assert f"With the baseline recipe, ConvNeXt minus the ResNet: {gap:+.2f} points (5 seeds, " in baseline
+
+
+def top1_of_network(study: Path, transforms: Iterable[str]) -> float:
+    """Return the mean top-1 of the runs of a study with exactly these transforms."""
+    texts = [(study.parent / RUNS_FOLDER / name / "record.json").read_text("utf-8") for name in manifest_of(study).runs]
+    networks = [(record["top1"], {own["name"] for own in record["transforms"]}) for record in map(json.loads, texts)]
+    own = [top1 for top1, names in networks if names == set(transforms)]
+    assert len(own) == 10
+    return mean(own)
+
+
+def test_two_searches_beside_each_other_have_the_means_of_the_records(tables: ModuleType) -> None:
+    studies = [ROOT / "reports" / name / "search" for name in ("fashion_mnist", "digits")]
+    found = [json.loads((study / RESULT_NAME).read_text("utf-8"))["candidates"][0]["transforms"] for study in studies]
+    table, *_, here, there = tables.results(studies[0].parent, "search:digits")
+    (row,) = (line.split("|") for line in table.splitlines() if line.startswith("| with patchify stem |"))
+    for study, own, other, sentence, cell in zip(studies, found, reversed(found), (here, there), (3, 6), strict=True):
+        difference = top1_of_network(study, other) - top1_of_network(study, own)
+        (shown,) = re.findall(r"(\S+) points \(10 seeds, [^)]*\) over the network", sentence)
+        assert float(shown) == pytest.approx(difference, abs=0.0051)
+        gain = top1_of_network(study, [*own, "patchify_stem"]) - top1_of_network(study, own)
+        assert float(row[cell]) == pytest.approx(gain, abs=0.0051)
 
 
 NUMBER = r"(?<![\w.,])[-+]?\d+(?:,\d{3})*(?:\.\d+)?"

@@ -81,8 +81,8 @@ def compared_gains(studies: Sequence[Study], folders: Sequence[Path]) -> tuple[p
         for study, result in zip(studies, searches, strict=True)
         for name in result["changes"]
     }
-    if missing := [label for name, label in labels.items() if name not in compared]:
-        notes.append(f"Not compared in both searches, or together with other transforms: {', '.join(missing)}.")
+    if missing := ", ".join(label for name, label in labels.items() if name not in compared):
+        notes.append(f"Not compared in at least one search, or only together with other transforms: {missing}.")
     return table, notes
 
 
