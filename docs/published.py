@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -109,7 +108,8 @@ def table_of_top1(study: Study) -> str:
 def beside(folders: Sequence[Path]) -> list[str]:
     """Return the gains of two searches beside each other, and each found network on the dataset of the other search."""
     studies = [read_study(folder) for folder in folders]
-    results = [json.loads((folder / RESULT_NAME).read_text(encoding="utf-8")) for folder in folders]
+    searches = [read_search(study, folder)[0] for study, folder in zip(studies, folders, strict=True)]
+    results = [result for result in searches if result is not None]
     table, notes = compared_gains(studies, folders)
     names = [result["data"] for result in results]
     text_headers = {"step", "compared with", "both", *(f"{name}: verdict" for name in names)}
