@@ -58,11 +58,18 @@ def driver() -> Iterator[webdriver.Chrome]:
 def browser(driver: webdriver.Chrome, page_path: Path) -> Iterator[webdriver.Chrome]:
     """The page, newly opened. At the end the console must be empty."""
     set_window(driver, DESKTOP)
-    driver.get("about:blank")
     log(driver, "browser")
-    driver.get(page_path.as_uri())
+    open_page(driver, page_path.as_uri())
     yield driver
     assert log(driver, "browser") == []
+
+
+def open_page(driver: webdriver.Chrome, address: str) -> None:
+    """Open a page, even if it is the page shown. Wait for its scripts: `get` can return while the page is loading."""
+    script = "return document.URL === arguments[0] && document.readyState === 'complete'"
+    driver.get("about:blank")
+    driver.get(address)
+    until(lambda: driver.execute_script(script, address))
 
 
 def log(driver: webdriver.Chrome, kind: str) -> list[dict[str, Any]]:
@@ -144,8 +151,7 @@ def test_steps_open_by_keyboard_and_by_link(browser: webdriver.Chrome, page_path
     until(lambda: steps[9].get_property("open"))
     anchor = link.get_attribute("href")
     assert anchor is not None
-    browser.get("about:blank")
-    browser.get(anchor)
+    open_page(browser, anchor)
     assert browser.find_elements(By.CSS_SELECTOR, "details.step")[9].get_property("open"), "a link from elsewhere"
     browser.find_element(By.ID, "open-all").click()
     assert all(step.get_property("open") for step in browser.find_elements(By.CSS_SELECTOR, "details.step"))
@@ -155,7 +161,7 @@ def test_any_two_rows_can_be_compared(browser: webdriver.Chrome, tmp_path: Path)
     steps = ["baseline", "stage_ratio", "gelu"]
     results = make_rows(tmp_path, steps, num_images=360)  # the test images of digits
     write_report(tmp_path / RUNS_FOLDER, tmp_path / "report", structure_of_config, thumbnails_of=read_thumbnails)
-    browser.get((tmp_path / "report" / "index.html").as_uri())
+    open_page(browser, (tmp_path / "report" / "index.html").as_uri())
     selects = [Select(element) for element in browser.find_elements(By.CSS_SELECTOR, "select.pair-row")]
     assert [select.first_selected_option.text for select in selects] == ["1 stage ratio", "2 ReLU → GELU"]
     selects[0].select_by_index(0)
@@ -210,7 +216,7 @@ def test_a_long_name_is_wrapped(browser: webdriver.Chrome, tmp_path: Path) -> No
         write_run(tmp_path, 60.0, "+step=separate_downsampling", f"budget.lr_multiplier.adamw={rate}")
     write_report(tmp_path / RUNS_FOLDER, tmp_path / "report")
     set_window(browser, PHONE)
-    browser.get((tmp_path / "report" / "index.html").as_uri())
+    open_page(browser, (tmp_path / "report" / "index.html").as_uri())
     names = [name.text for name in browser.find_elements(By.CSS_SELECTOR, ".step h3")]
     assert [name.split(".")[-1] for name in names] == ["adamw=32", "adamw=128"]
     assert browser.execute_script("return document.documentElement.scrollWidth") == PHONE
@@ -241,7 +247,7 @@ def test_light_and_dark_mode_have_enough_contrast(browser: webdriver.Chrome) -> 
     paper: dict[str, float] = {}
     for scheme in ("light", "dark"):
         set_window(browser, DESKTOP, scheme)
-        browser.refresh()
+        open_page(browser, browser.current_url)
         browser.find_element(By.ID, "open-all").click()
         colours: list[str] = browser.execute_script(
             "const colour = (what, key) => getComputedStyle(document.querySelector(what))[key];"
