@@ -58,6 +58,7 @@ def driver() -> Iterator[webdriver.Chrome]:
 def browser(driver: webdriver.Chrome, page_path: Path) -> Iterator[webdriver.Chrome]:
     """The page, newly opened. At the end the console must be empty."""
     set_window(driver, DESKTOP)
+    driver.get("about:blank")
     log(driver, "browser")
     open_page(driver, page_path.as_uri())
     yield driver
