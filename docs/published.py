@@ -29,6 +29,7 @@ from roadmap.report.unchanged import unchanged_lines
 from roadmap.report.wording import agreement_sentences, failure_lines, needs_lines, study_agreement
 
 LEAVE_ONE_OUT_SEEDS = set(range(5))  # of the study that suggested the explanation with the patchify stem
+LOW_TOP1 = 80  # percent
 EXPLANATIONS = Path(__file__).parent.parent / "experiments/why.yaml"
 
 
@@ -62,7 +63,7 @@ def results(folder: Path, part: str) -> list[str]:
         return [table_of_top1(first), *notes]
     values = shapley_values(first)
     if len(values):
-        return [markdown(readable_table(values, SHAPLEY), []).strip(), *notes]
+        return [markdown(readable_table(values, SHAPLEY), []).strip(), *inaccurate_networks(first), *notes]
     result, sentences = read_search(first, folder / name)
     if result is not None:
         return [table_of_steps(first, first.table), *sentences, *notes]
@@ -103,6 +104,22 @@ def table_of_top1(study: Study) -> str:
     if table.shape[1] == 2:
         shown["change"] = (table.iloc[:, 1] - table.iloc[:, 0]).map(partial(format_value, "{:+.2f}"))
     return markdown(shown.rename_axis("step").reset_index(), []).strip()
+
+
+def inaccurate_networks(study: Study) -> list[str]:
+    """Return a sentence on the networks of an attribution with a low top-1: what all of them have, and none of them."""
+    tops = [(mean(row.top1), row) for row in study.rows if row.top1]
+    low = [row for top1, row in tops if top1 < LOW_TOP1]
+    if not low:
+        return []
+    labels = {
+        name: study.roadmap.transforms[name].label for name in study.roadmap.sort(study.manifest.layout.orders[0])
+    }
+    all_have = ", ".join(label for name, label in labels.items() if all(name in row.transforms for row in low))
+    none_has = ", ".join(label for name, label in labels.items() if all(name not in row.transforms for row in low))
+    lowest = min(top1 for row in low for top1 in row.top1)
+    text = f"Of the {len(tops)} networks, {len(low)} have a top-1 below {LOW_TOP1} % (lowest run: {lowest:.2f} %)."
+    return [f"{text} In all of them: {all_have or 'no common step'}. In none of them: {none_has or 'no step'}."]
 
 
 def beside(folders: Sequence[Path]) -> list[str]:

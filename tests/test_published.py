@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
@@ -238,6 +239,20 @@ def test_the_tables_on_the_pages_have_the_means_of_the_records(tables: ModuleTyp
         "roadmap", "baseline", seeds="[0-4]"
     )
     assert f"With the baseline recipe, ConvNeXt minus the ResNet: {gap:+.2f} points (5 seeds, " in baseline
+
+
+def test_the_shapley_values_on_the_page_add_up_to_the_difference_of_the_ends(tables: ModuleType) -> None:
+    folder = ROOT / "reports" / "fashion_mnist"
+    top1: dict[frozenset[str], list[float]] = defaultdict(list)
+    for name in manifest_of(folder / "attribution").runs:
+        record = json.loads((folder / RUNS_FOLDER / name / "record.json").read_text("utf-8"))
+        top1[frozenset(own["name"] for own in record["transforms"])].append(record["top1"])
+    table, low, *_ = tables.results(folder, "attribution")
+    values = [float(line.split("|")[2]) for line in table.splitlines()[2:]]
+    difference = mean(top1[max(top1, key=len)]) - mean(top1[frozenset()])
+    assert sum(values) == pytest.approx(difference, abs=0.005 * len(values))
+    weak = sum(mean(own) < 80 for own in top1.values())
+    assert weak and low.startswith(f"Of the {len(top1)} networks, {weak} have a top-1 below 80 %")
 
 
 def top1_of_network(study: Path, transforms: Iterable[str]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -9,17 +10,20 @@ import numpy as np
 import pandas as pd
 
 from roadmap.analysis import statistics
+from roadmap.analysis.statistics import Array
 from roadmap.analysis.table import Row, Study
 from roadmap.config.roadmaps import Roadmap
 
-SHAPLEY_COLUMNS = ["transform", "label", "value", "low", "high", "n_orders", "n_seeds", "setting", "section"]
+VALUE_COLUMNS = ["value", "low", "high", "start_value", "start_low", "start_high"]
+SHAPLEY_COLUMNS = ["transform", "label", *VALUE_COLUMNS, "n_orders", "n_seeds", "setting", "section"]
 
 
 def shapley_values(study: Study) -> pd.DataFrame:
     """Return one line for each transform and setting, with the columns SHAPLEY_COLUMNS; values in percentage points.
 
-    The table is empty for other designs. An order with a network that is not completed is left out together with its
-    reverse, and so is a seed that not all networks have.
+    The value of a transform is the mean of its gains over the orders, `start_value` that of the gains in networks with
+    the transforms of the roadmap's start, for the other transforms. The table is empty for other designs. An order with
+    a network that is not completed is left out together with its reverse, and so is a seed that not all networks have.
     """
     lines: list[dict[str, object]] = []
     for setting in dict.fromkeys(row.setting for row in study.rows):
@@ -45,20 +49,37 @@ def _values_of_setting(rows: Sequence[Row], orders: Sequence[list[str]], roadmap
     seeds = sorted(set.intersection(*(set(accuracies[names]) for names in networks)))
     if not seeds:
         return []
-    gains = {name: np.zeros((len(seeds), len(used))) for name in used[0][0]}
-    for column, pair in enumerate(used):
+    start = set(roadmap.steps[roadmap.file.start].transforms)
+    gains: dict[str, list[Array]] = {name: [] for name in used[0][0]}  # means over each pair, one value for each seed
+    start_gains: dict[str, list[Array]] = {name: [] for name in gains}  # the same in networks with the start
+    for pair in used:
+        of_pair: dict[str, list[tuple[Array, bool]]] = {name: [] for name in gains}
         for order in pair:
             prefixes = prefixes_of(order)
             for name, before, after in zip(order, prefixes, prefixes[1:], strict=False):
-                gains[name][:, column] += [(accuracies[after][s] - accuracies[before][s]) / 2 for s in seeds]
+                gain = np.array([accuracies[after][seed] - accuracies[before][seed] for seed in seeds])
+                of_pair[name].append((gain, bool(start) and start <= before))
+        for name, own in of_pair.items():
+            gains[name].append(np.mean([gain for gain, _ in own], axis=0))
+            if with_start := [gain for gain, has_start in own if has_start]:
+                start_gains[name].append(np.mean(with_start, axis=0))
     lines: list[dict[str, object]] = []
     for name in roadmap.sort(gains):
-        estimate, transform = statistics.shapley(gains[name]), roadmap.transforms[name]
+        transform = roadmap.transforms[name]
+        values = (*_value_with_interval(gains[name]), *_value_with_interval(start_gains[name]))
         line: dict[str, object] = {"transform": name, "label": transform.label}
-        line |= {"value": estimate.mean, "low": estimate.low, "high": estimate.high}
+        line |= dict(zip(VALUE_COLUMNS, values, strict=True))
         line |= {"n_orders": 2 * len(used), "n_seeds": len(seeds)}
         lines.append(line | {"setting": rows[0].setting, "section": roadmap.section_of(name)})
     return lines
+
+
+def _value_with_interval(gains: Sequence[Array]) -> tuple[float, float, float]:
+    """Return the mean and the 95 % interval of gains: for each pair of orders an array with one value for each seed."""
+    if not gains:
+        return math.nan, math.nan, math.nan
+    estimate = statistics.shapley(np.stack(gains, axis=1))
+    return estimate.mean, estimate.low, estimate.high
 
 
 def _prefixes(order: Sequence[str], roadmap: Roadmap) -> list[frozenset[str]]:

@@ -124,6 +124,10 @@ SHAPLEY = (
     Column("label", "step", combine=_label_and_setting, is_text=True),
     Column("value", "Shapley value", form="{:+.2f}"),
     Column("low", "95 % interval", combine=lambda line: format_interval(line["low"], line["high"])),
+    Column("start_value", "with start", form="{:+.2f}"),
+    Column(
+        "start_low", "its 95 % interval", combine=lambda line: format_interval(line["start_low"], line["start_high"])
+    ),
     Column("n_orders", "orders", form="{:.0f}"),
     Column("n_seeds", "seeds", form="{:.0f}"),
 )

@@ -22,7 +22,6 @@ from roadmap.report.search import read_search, write_found, write_search
 from roadmap.report.sections import StructureOf
 from roadmap.report.terminal import render_table, terminal_width
 from roadmap.report.wording import (
-    SHAPLEY_NOTE,
     agreement_sentences,
     comparison_sentences,
     failure_lines,
@@ -69,20 +68,16 @@ def write_report(
         search, search_lines = None, list[str]()
         study = replace(study, problems=[*study.problems, str(error)])
     summary, *others = notes(study)
-    lines = [
-        summary,
-        *search_lines,
-        *shapley_sentences(study, values),
-        *others,
-        *setting_sentences(study),
-        *agreement_sentences(study),
-    ]
+    shapley_lines = shapley_sentences(study, values)
+    other_lines = [*others, *setting_sentences(study), *agreement_sentences(study)]
+    lines = [summary, *search_lines, *shapley_lines, *other_lines]
     title = f"{joined_values(study.records, 'data')} · base {joined_values(study.records, 'base')} · {study.name}"
     tables = [table]
     markdown_parts = [markdown(table, [*lines, *failures, *comparison_sentences(study)])]
     if len(values):
         tables.insert(0, readable_table(values, SHAPLEY))
-        markdown_parts.insert(0, markdown(tables[0], [SHAPLEY_NOTE]))
+        rest = [summary, *other_lines, *failures, *comparison_sentences(study)]
+        markdown_parts = [markdown(tables[0], shapley_lines), markdown(table, rest)]
     with replaced_together(to) as new:
         csv, md, tex, *images = (new / f"roadmap.{kind}" for kind in ("csv", "md", "tex", "png", "svg"))
         written = [csv, md, tex, *images, new / "index.html"]

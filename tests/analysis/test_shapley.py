@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,12 +31,14 @@ def specs(layout: Layout, tmp_path: Path) -> list[RunSpec]:
     return write_runs(layout, tmp_path)
 
 
-def write_runs(layout: Layout, tmp_path: Path) -> list[RunSpec]:
-    """Write the runs of the study `game`, in which every transform adds its own value."""
+def write_runs(
+    layout: Layout, tmp_path: Path, interaction: Callable[[set[str]], float] = lambda names: 0
+) -> list[RunSpec]:
+    """Write the runs of the study `game`, in which every transform adds its own value, and some together another."""
     specs = []
     for member in layout.members:
         for seed in (0, 1):
-            top1 = 50 + sum(VALUES[name] for name in member.transforms) + seed
+            top1 = 50 + sum(VALUES[name] for name in member.transforms) + interaction(set(member.transforms)) + seed
             overrides = (
                 *overrides_of(member.transforms, load_roadmap()),
                 f"seed={seed}",
@@ -56,6 +59,9 @@ def test_values_of_additive_gains_are_the_gains(tmp_path: Path) -> None:
     text = write_report(tmp_path / "game", tmp_path / "report")
     assert "Shapley value" in text and "+3.00" in text and (tmp_path / "report" / "attribution.csv").is_file()
     assert "Used: " not in text  # no order is left out
+    markdown = (tmp_path / "report" / "roadmap.md").read_text(encoding="utf-8")
+    assert markdown.count("Shapley value: mean gain") == 1
+    assert "With start: the same mean, but only of the gains in networks with enhanced recipe." in markdown
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert '<p class="lead">Study game: ' in page
     assert '<th scope="col" class="number">Shapley value</th>' in page and "+3.00" in page
@@ -72,6 +78,20 @@ def test_a_transform_has_no_effect_before_what_it_needs_in_this_study(tmp_path: 
     assert table["value"].to_dict() == pytest.approx(expected) and (table["n_orders"] == 4).all()
     text = write_report(tmp_path / "game", tmp_path / "report")
     assert "The design of the study game has patchify stem only together with depthwise conv." in text
+
+
+def test_gains_in_networks_with_the_start_are_also_shown_alone(layout: Layout, tmp_path: Path) -> None:
+    """The stage ratio gains 4 points more without the enhanced recipe, in one of the two orders of each pair."""
+    start = {"training_recipe"}
+    by_hand = VALUES | {"stage_ratio": VALUES["stage_ratio"] + 2, "training_recipe": VALUES["training_recipe"] - 2}
+    write_runs(layout, tmp_path, lambda names: 0 if start & names else 4 * ("stage_ratio" in names))
+    table = shapley_values(read_study(tmp_path / "game")).set_index("transform")
+    assert table["value"].to_dict() == pytest.approx(by_hand)
+    assert table["start_value"].drop(list(start)).to_dict() == pytest.approx(
+        {name: value for name, value in VALUES.items() if name not in start}
+    )
+    assert table["start_value"].isna().sum() == table["start_low"].isna().sum() == len(start)
+    assert "With start: " in write_report(tmp_path / "game", tmp_path / "report")
 
 
 def test_orders_with_a_missing_network_are_left_out(layout: Layout, specs: list[RunSpec], tmp_path: Path) -> None:

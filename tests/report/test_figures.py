@@ -118,7 +118,7 @@ def test_shapley_values_and_comparisons_fit(count: int, length: int, drawn: list
     labels = [label_of(i, length) for i in range(count)]
     numbers = dict.fromkeys(["value", "n_orders", "n_seeds"], 1.0) | {"low": 0.5, "high": 1.5}
     values = pd.DataFrame({"transform": "x", "label": labels, "setting": "", "section": "2.2"} | numbers)
-    figures.draw_shapley(values[SHAPLEY_COLUMNS], load_roadmap(), "a title", [])
+    figures.draw_shapley(values.reindex(columns=SHAPLEY_COLUMNS), load_roadmap(), "a title", [])
     sides = {f"{side}_{name}": 1.0 for side in "ab" for name in ("delta", "low", "high")}
     table = pd.DataFrame({"step": labels, "against": "", "a_verdict": "", "b_verdict": "", "say": ""} | sides)
     figures.draw_comparison(table[COMPARISON_COLUMNS], [f"first ({WORDS})", f"second ({WORDS * 4})"], [])
