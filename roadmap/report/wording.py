@@ -271,7 +271,9 @@ def shapley_sentences(study: Study, values: pd.DataFrame) -> list[str]:
     lines = [SHAPLEY_NOTE] if len(values) else []
     if values["start_value"].notna().any():
         labels = study.roadmap.joined_labels(study.roadmap.steps[study.roadmap.file.start].transforms)
-        lines.append(f"With start: the same mean, but only of the gains in networks with {labels}.")
+        lines.append(
+            f"With start: the mean of only the gains in networks with {labels}, which not all orders have for a step."
+        )
     for setting in dict.fromkeys(row.setting for row in study.rows) if num_orders else ():
         records = [record for row in study.rows if row.setting == setting for record in row.records]
         num_seeds = len({record["seed"] for record in records})
