@@ -50,19 +50,20 @@ def _values_of_setting(rows: Sequence[Row], orders: Sequence[list[str]], roadmap
     if not seeds:
         return []
     start = set(roadmap.steps[roadmap.file.start].transforms)
-    gains: dict[str, list[Array]] = {name: [] for name in used[0][0]}  # means over each pair, one value for each seed
-    start_gains: dict[str, list[Array]] = {name: [] for name in gains}  # the same in networks with the start
-    for pair in used:
-        of_pair: dict[str, list[tuple[Array, bool]]] = {name: [] for name in gains}
+    gains: dict[str, list[list[Array]]] = {
+        name: [[] for _ in used] for name in used[0][0]
+    }  # of each pair: gains (seeds,)
+    start_gains: dict[str, list[list[Array]]] = {
+        name: [[] for _ in used] for name in gains
+    }  # in networks with the start
+    for column, pair in enumerate(used):
         for order in pair:
             prefixes = prefixes_of(order)
             for name, before, after in zip(order, prefixes, prefixes[1:], strict=False):
                 gain = np.array([accuracies[after][seed] - accuracies[before][seed] for seed in seeds])
-                of_pair[name].append((gain, bool(start) and start <= before))
-        for name, own in of_pair.items():
-            gains[name].append(np.mean([gain for gain, _ in own], axis=0))
-            if with_start := [gain for gain, has_start in own if has_start]:
-                start_gains[name].append(np.mean(with_start, axis=0))
+                gains[name][column].append(gain)
+                if start and start <= before:
+                    start_gains[name][column].append(gain)
     lines: list[dict[str, object]] = []
     for name in roadmap.sort(gains):
         transform = roadmap.transforms[name]
@@ -74,11 +75,12 @@ def _values_of_setting(rows: Sequence[Row], orders: Sequence[list[str]], roadmap
     return lines
 
 
-def _value_with_interval(gains: Sequence[Array]) -> tuple[float, float, float]:
-    """Return the mean and the 95 % interval of gains: for each pair of orders an array with one value for each seed."""
-    if not gains:
+def _value_with_interval(gains_of_pairs: Sequence[Sequence[Array]]) -> tuple[float, float, float]:
+    """Return the mean and the 95 % interval of the mean gains of the pairs. A gain has a value for each seed."""
+    means = [np.mean(gains, axis=0) for gains in gains_of_pairs if gains]
+    if not means:
         return math.nan, math.nan, math.nan
-    estimate = statistics.shapley(np.stack(gains, axis=1))
+    estimate = statistics.shapley(np.stack(means, axis=1))
     return estimate.mean, estimate.low, estimate.high
 
 

@@ -73,11 +73,11 @@ def write_report(
     lines = [summary, *search_lines, *shapley_lines, *other_lines]
     title = f"{joined_values(study.records, 'data')} · base {joined_values(study.records, 'base')} · {study.name}"
     tables = [table]
-    markdown_parts = [markdown(table, [*lines, *failures, *comparison_sentences(study)])]
+    last_lines = [*failures, *comparison_sentences(study)]
+    markdown_parts = [markdown(table, [*lines, *last_lines])]
     if len(values):
         tables.insert(0, readable_table(values, SHAPLEY))
-        rest = [summary, *other_lines, *failures, *comparison_sentences(study)]
-        markdown_parts = [markdown(tables[0], shapley_lines), markdown(table, rest)]
+        markdown_parts = [markdown(tables[0], shapley_lines), markdown(table, [summary, *other_lines, *last_lines])]
     with replaced_together(to) as new:
         csv, md, tex, *images = (new / f"roadmap.{kind}" for kind in ("csv", "md", "tex", "png", "svg"))
         written = [csv, md, tex, *images, new / "index.html"]

@@ -61,7 +61,7 @@ def test_values_of_additive_gains_are_the_gains(tmp_path: Path) -> None:
     assert "Used: " not in text  # no order is left out
     markdown = (tmp_path / "report" / "roadmap.md").read_text(encoding="utf-8")
     assert markdown.count("Shapley value: mean gain") == 1
-    assert "With start: the mean of only the gains in networks with enhanced recipe, " in markdown
+    assert "With start: the mean of only the gains in networks with enhanced recipe. " in markdown
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert '<p class="lead">Study game: ' in page
     assert '<th scope="col" class="number">Shapley value</th>' in page and "+3.00" in page
