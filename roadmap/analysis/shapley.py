@@ -50,12 +50,9 @@ def _values_of_setting(rows: Sequence[Row], orders: Sequence[list[str]], roadmap
     if not seeds:
         return []
     start = set(roadmap.steps[roadmap.file.start].transforms)
-    gains: dict[str, list[list[Array]]] = {
-        name: [[] for _ in used] for name in used[0][0]
-    }  # of each pair: gains (seeds,)
-    start_gains: dict[str, list[list[Array]]] = {
-        name: [[] for _ in used] for name in gains
-    }  # in networks with the start
+    # For each transform and pair: its gains in the two orders, arrays (seeds,); and those in networks with the start.
+    gains: dict[str, list[list[Array]]] = {name: [[] for _ in used] for name in used[0][0]}
+    start_gains: dict[str, list[list[Array]]] = {name: [[] for _ in used] for name in gains}
     for column, pair in enumerate(used):
         for order in pair:
             prefixes = prefixes_of(order)
