@@ -272,7 +272,8 @@ def shapley_sentences(study: Study, values: pd.DataFrame) -> list[str]:
     if values["start_value"].notna().any():
         labels = study.roadmap.joined_labels(study.roadmap.steps[study.roadmap.file.start].transforms)
         lines.append(
-            f"With start: the mean of only the gains in networks with {labels}. In some orders, a step has no such gain."
+            f"With start: the mean of only the gains in networks with {labels}."
+            " In some orders, a step has no such gain."
         )
     for setting in dict.fromkeys(row.setting for row in study.rows) if num_orders else ():
         records = [record for row in study.rows if row.setting == setting for record in row.records]
